@@ -64,8 +64,8 @@ def _add_run(commands, wants_help: bool) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE|@FILE",
-        help="an option of the operation, or a YAML or JSON file of them (the way for a secret: a command line
-        is " "readable by everybody on this machine); may be repeated",
+        help="an option of the operation, or a YAML or JSON file of them; repeatable. A secret belongs in "
+        "a file: everybody on this machine can read a command line",
     )
     run.add_argument("--check", action="store_true", help="a preview: change nothing, say what would change")
     run.add_argument("--diff", action="store_true", help="show differences")
