@@ -1,0 +1,39 @@
+# Spark Control: `make demo` shows it, `make test` proves it.
+
+# The first Python that is new enough; a pyenv shim that only explains itself does not count.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PORT ?= 9999
+DEMO_LOAD_SECONDS ?= 6
+VENV := .venv
+
+.PHONY: demo test bench lint clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Spark Control needs Python 3.11 or newer (with venv)." >&2; exit 1; }
+	@echo "Installing into $(VENV) …"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/ready-test: $(VENV)/ready
+	@echo "Installing what the tests need …"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/ready
+	@PORT=$(PORT) DEMO_LOAD_SECONDS=$(DEMO_LOAD_SECONDS) exec roles/demo_spark/files/demo.sh
+
+test: $(VENV)/ready-test
+	@tests/need-debian.sh chromium
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/ready-test
+	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
+
+lint: $(VENV)/ready-test
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/ansible-lint
+
+clean:
+	@rm -rf $(VENV) var .pytest_cache .ruff_cache *.egg-info
