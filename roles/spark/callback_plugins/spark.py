@@ -1,0 +1,29 @@
+"""Ansible's default output, with a model's load as one plain line instead of «FAILED - RETRYING»."""
+
+from __future__ import annotations
+
+from ansible.plugins.callback.default import CallbackModule as Default
+
+DOCUMENTATION = r"""
+name: spark
+type: stdout
+short_description: The default output, with progress said as progress
+description: A task that is retried because it waits says how far it is, in its own words.
+extends_documentation_fragment: [default_callback, result_format_callback]
+"""
+
+
+class CallbackModule(Default):
+    """The default callback, except for a wait that has something to tell."""
+
+    CALLBACK_NAME = "spark"
+
+    def v2_runner_retry(self, result):
+        """One stretch of a wait is over: say its message where it has one."""
+        # ansible-core 2.19 made these public; the private names are 2.18's and go away.
+        res = getattr(result, "result", None) or result._result
+        host = getattr(result, "host", None) or result._host
+        if "phase" in res and "message" in res:
+            self._display.display(f"  {host.get_name()}: {res['message']}", color="bright blue")
+        else:
+            super().v2_runner_retry(result)

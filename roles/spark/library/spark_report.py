@@ -1,0 +1,34 @@
+#!/usr/bin/python
+"""Documentation of the action plugin spark_report."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: spark_report
+short_description: Put every Spark's probe into one result
+description: Runs on the controller over what every host registered from M(spark_probe).
+attributes:
+  check_mode: {support: full, description: It only computes.}
+  diff_mode: {support: none, description: It changes nothing.}
+  idempotent: {support: full, description: It changes nothing.}
+options:
+  seen: {type: str, required: true, description: The name under which every host registered M(spark_probe)'s result.}
+  head: {type: str, required: true, description: The head Spark.}
+  recipes: {type: list, elements: dict, default: [], description: What M(recipe_plan) read without a model.}
+  recipe_dirs: {type: list, elements: str, default: [], description: Where it read them.}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Put together what was seen
+  spark_report:
+    seen: spark_seen
+    head: spark1
+  run_once: true
+  register: report
+"""
+
+RETURN = r"""
+result: {description: The result of probe.yml; its keys are in the role's README., returned: always, type: dict}
+"""

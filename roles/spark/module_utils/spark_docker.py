@@ -1,0 +1,104 @@
+"""Ask a Spark's docker about containers and images, through its own command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from datetime import UTC, datetime
+
+LABEL_DIGEST = "spark-control.digest"
+LABEL_MODEL = "spark-control.model"
+
+
+class DockerError(Exception):
+    """docker could not answer; the text is what it said, in one line."""
+
+
+def docker(*args: str, timeout: float = 20.0) -> subprocess.CompletedProcess:
+    """Run `docker ARGS…` without a shell. Raises DockerError where docker is missing, hangs, or has no daemon."""
+    try:
+        done = subprocess.run(
+            ["docker", *args], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False
+        )
+    except FileNotFoundError:
+        raise DockerError("docker is not installed, or not on the PATH") from None
+    except subprocess.TimeoutExpired:
+        raise DockerError(f"docker did not answer within {timeout:.0f} s") from None
+    said = done.stderr.decode(errors="replace")
+    if done.returncode and re.search(r"cannot connect|permission denied|is the docker daemon running", said, re.I):
+        raise DockerError(" ".join(said.split()))
+    return done
+
+
+def container(name: str) -> dict | None:
+    """What docker knows of the container NAME, or None where there is none.
+
+    Returns {id, name, running, image, image_id, started_at (epoch seconds), labels}.
+    """
+    done = docker("inspect", "--type", "container", name)
+    if done.returncode:
+        if b"no such" in done.stderr.lower():
+            return None
+        raise DockerError(" ".join(done.stderr.decode(errors="replace").split()))
+    found = json.loads(done.stdout)[0]
+    return {
+        "id": found["Id"],
+        "name": found["Name"].lstrip("/"),
+        "running": bool(found["State"]["Running"]),
+        "image": found["Config"]["Image"],
+        "image_id": found["Image"],
+        "started_at": epoch(found["State"]["StartedAt"]),
+        "labels": found["Config"].get("Labels") or {},
+    }
+
+
+def image_id(name: str) -> str | None:
+    """The content id of the local image NAME, or None where it is not there."""
+    done = docker("image", "inspect", "--format", "{{.Id}}", name)
+    return None if done.returncode else done.stdout.decode().strip() or None
+
+
+def processes(name: str) -> list[dict]:
+    """The processes in the container NAME: [{pid (the host's), args}]; none where it is gone."""
+    done = docker("top", name, "-eo", "pid,args")
+    if done.returncode:
+        return []
+    rows = [line.split(None, 1) for line in done.stdout.decode(errors="replace").splitlines()[1:]]
+    return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in rows if row]
+
+
+# What keeps a container open without serving anything: launch-cluster.sh's PID 1, and a shell around the server.
+_IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$")
+
+
+def serving_processes(name: str) -> list[dict]:
+    """The container's processes that do work: a container can be Up with its server dead."""
+    return [process for process in processes(name) if not _IDLE.match(process["args"])]
+
+
+def logs(name: str, tail: int | None = None) -> bytes:
+    """The container's log, both streams in order, at most the last `tail` lines."""
+    command = ["docker", "logs", *(["--tail", str(tail)] if tail else []), name]
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise DockerError(f"docker logs did not answer: {error}") from None
+    return b"" if done.returncode else done.stdout
+
+
+def epoch(stamp: str) -> float:
+    """Docker's RFC 3339 time with nanoseconds, as seconds since 1970; 0 where it is not one."""
+    found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)$", stamp)
+    if not found:
+        return 0.0
+    moment = datetime.fromisoformat(found[1] + (found[2] or ".0").ljust(7, "0"))
+    zone = UTC if found[3] == "Z" else datetime.fromisoformat(f"2000-01-01T00:00:00{found[3]}").tzinfo
+    return moment.replace(tzinfo=zone).timestamp()

@@ -1,0 +1,95 @@
+"""What a Spark says of itself: memory, GPU, disk, and which launcher it has."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+
+def memory(meminfo: str = "/proc/meminfo") -> dict:
+    """Total and available memory in bytes, from a file in /proc/meminfo's format (values in kB of 1,024 bytes).
+
+    GB10 shares one memory between CPU and GPU and nvidia-smi reports it as [N/A], so MemAvailable is the figure.
+    """
+    with open(meminfo, encoding="ascii") as lines:
+        rows = dict(line.split(":", 1) for line in lines if ":" in line)
+    total, available = (int(rows[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    return {"total": total, "available": available}
+
+
+def gpu() -> dict | None:
+    """The first GPU: {name, utilization (%), temperature (°C), power (W)}; None without nvidia-smi."""
+    rows = _nvidia_smi("--query-gpu=name,utilization.gpu,temperature.gpu,power.draw")
+    if not rows or len(rows[0]) < 4:
+        return None
+    name, *figures = rows[0]
+    return {
+        "name": name,
+        **dict(zip(("utilization", "temperature", "power"), map(_number, figures), strict=True)),
+    }
+
+
+def gpu_memory_by_pid() -> dict[int, int]:
+    """Bytes of GPU memory by process id; this does read on GB10."""
+    rows = _nvidia_smi("--query-compute-apps=pid,used_memory")
+    used = {_number(row[0]): _number(row[1]) for row in rows or [] if len(row) >= 2}
+    return {int(pid): int(size) << 20 for pid, size in used.items() if pid is not None and size is not None}
+
+
+def disk(path: str) -> dict | None:
+    """Bytes on the file system that holds PATH (or its nearest parent that exists): {path, total, free}."""
+    place = os.path.expanduser(path)
+    while place and not os.path.exists(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return None
+    return {"path": path, "total": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
+
+
+def launcher(folder: str) -> dict:
+    """Which launch-cluster.sh stands in FOLDER, told by what its --help offers (it exits 1 after printing it).
+
+    Returns {path, present, solo, launch_script, env, daemon_exec}: the January 2026 shape has none of the four.
+    """
+    path = os.path.join(os.path.expanduser(folder), "launch-cluster.sh")
+    shape = {"path": path, "present": False, "solo": False, "launch_script": False, "env": False}
+    try:
+        done = subprocess.run([path, "--help"], capture_output=True, stdin=subprocess.DEVNULL, timeout=15, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {**shape, "daemon_exec": False}
+    offers = (done.stdout + done.stderr).decode(errors="replace")
+    shape |= {
+        "present": "exec" in offers,
+        "solo": "--solo" in offers,
+        "launch_script": "--launch-script" in offers,
+        "env": bool(re.search(r"(^|\s)-e, --env|--env\b", offers)),
+    }
+    # Only the shape that knows --launch-script lets `exec` go to the background with -d.
+    return {**shape, "daemon_exec": shape["launch_script"]}
+
+
+def _nvidia_smi(query: str) -> list[list[str]] | None:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

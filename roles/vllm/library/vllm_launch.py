@@ -1,0 +1,166 @@
+#!/usr/bin/python
+"""Ansible module: launch a planned model on the head Spark, detached from the session that asked for it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vllm_launch
+short_description: Launch a planned model through launch-cluster.sh
+description:
+  - Runs on the head; the launcher brings up the workers itself. The launcher gets a session of its own, so it goes on
+    when the connection ends, and its output goes to a file.
+  - Refuses to launch while a container of that name exists; the launcher would skip the launch and run the B(old)
+    model's command again.
+  - The container carries the plan's digest and name as labels, so what runs can be told from what was asked for.
+attributes:
+  check_mode: {support: full, description: Shows what would be launched.}
+  diff_mode: {support: full, description: Shows the launch before and after.}
+  idempotent: {support: full, description: A running container with the plan's digest is no change.}
+options:
+  plan: {type: dict, required: true, description: The plan that M(recipe_plan) made.}
+  launcher: {type: dict, required: true, description: What M(spark_probe) found of the launcher.}
+  container: {type: str, required: true, description: The container's name.}
+  state_dir: {type: path, required: true, description: Where the record, the launch log and script are kept.}
+  hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
+  seconds: {type: float, default: 180, description: How long the launcher may take to bring the containers up.}
+  job: {type: str, description: The job that launches it.}
+  before: {type: dict, description: The plan of what served before, for the diff.}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Start Gemma 4
+  vllm_launch:
+    plan: "{{ planned.plan }}"
+    launcher: "{{ seen.spark.launcher }}"
+    container: vllm_node
+    state_dir: ~/.spark-control
+    hf_home: ~/.cache/huggingface
+"""
+
+RETURN = r"""
+command: {description: The launcher's command line., returned: success, type: list}
+launch_log: {description: Where its output goes., returned: success, type: str}
+log_tail: {description: The last lines of its output., returned: failure, type: list}
+reason: {description: C(launch_failed)., returned: failure, type: str}
+"""
+
+import json
+import os
+import subprocess
+import time
+
+from ansible.module_utils import spark_docker
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.spark_launch_args import LaunchRefused, launcher_exec_args
+from ansible.module_utils.spark_serving import last_lines, save_text, write_record
+
+
+class LaunchFailed(Exception):
+    """The launcher did not bring the container up; the text says why, for a person."""
+
+
+def launch(wish: dict, command: list[str], environment: dict, script: str | None, log: str) -> None:
+    """Start the launcher in a session of its own and wait until the container is up.
+
+    The September 2026 launcher ends once its command is dispatched; the January one stays for as long as the model
+    runs, so there a running container with something in it is the sign.
+    """
+    plan = wish["plan"]
+    if script is not None:
+        save_text(script_path(wish), script, 0o700)
+    now = time.time()
+    write_record(wish["state_dir"], {"plan": plan, "job": wish["job"], "launched": now, "since": None})
+    save_text(log, b"")
+    with open(log, "ab") as output:
+        started = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            cwd=os.path.dirname(wish["launcher"]["path"]),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + wish["seconds"]
+    while started.poll() is None:
+        if not wish["launcher"]["daemon_exec"] and spark_docker.serving_processes(wish["container"]):
+            return
+        if time.monotonic() > deadline:
+            raise LaunchFailed(f"the launcher was still at it after {wish['seconds']:.0f} s")
+        time.sleep(0.02)
+    if started.returncode:
+        raise LaunchFailed(f"the launcher gave up (exit code {started.returncode})")
+    there = spark_docker.container(wish["container"])
+    if not there or there["labels"].get(spark_docker.LABEL_DIGEST) != plan["digest"]:
+        raise LaunchFailed("the launcher ended without bringing up the container")
+
+
+def script_path(wish: dict) -> str:
+    """Where the launch script is put: beside the launch log, so that both can be read afterwards."""
+    return os.path.join(wish["state_dir"], "launch", f"{wish['plan']['model']}.sh")
+
+
+def describe(plan: dict | None) -> str:
+    """A plan as lines for the diff: what would run, where, with which environment."""
+    if not plan:
+        return ""
+    shown = {key: plan[key] for key in ("model", "image", "mode", "env", "mods", "port")}
+    shown |= {"nodes": [node["host"] for node in plan["nodes"]], "command": plan["argv"] or plan["script"]}
+    return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Launch, unless exactly this is already up."""
+    module = AnsibleModule(
+        {
+            "plan": {"type": "dict", "required": True},
+            "launcher": {"type": "dict", "required": True},
+            "container": {"type": "str", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "hf_home": {"type": "path", "required": True},
+            "seconds": {"type": "float", "default": 180},
+            "job": {"type": "str"},
+            "before": {"type": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    wish = module.params
+    plan, log = wish["plan"], os.path.join(wish["state_dir"], "launch", f"{wish['plan']['model']}.log")
+    diff = {"before": describe(wish["before"]), "after": describe(plan)}
+    labels = {spark_docker.LABEL_DIGEST: plan["digest"], spark_docker.LABEL_MODEL: plan["model"]}
+    try:
+        command, environment, script = launcher_exec_args(
+            plan,
+            wish["launcher"],
+            container=wish["container"],
+            hf_home=wish["hf_home"],
+            labels=labels,
+            script_path=script_path(wish),
+        )
+        if not module.check_mode:
+            there = spark_docker.container(wish["container"])
+            if there and there["labels"].get(spark_docker.LABEL_DIGEST) == plan["digest"]:
+                module.exit_json(changed=False, command=command, launch_log=log)
+            if there:
+                raise LaunchFailed(f"a container {wish['container']} is already there; it has to be stopped first")
+            launch(wish, command, environment, script, log)
+    except (LaunchRefused, LaunchFailed, spark_docker.DockerError) as error:
+        tail = last_lines(read(log))
+        module.fail_json(msg=f"{plan['title']} was not launched: {error}.", reason="launch_failed", log_tail=tail)
+    module.exit_json(changed=True, command=command, launch_log=log, diff=diff)
+
+
+def read(path: str) -> bytes:
+    """The file's last 64 kB, or nothing where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 65536))
+            return file.read()
+    except OSError:
+        return b""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+#!/usr/bin/python
+"""Documentation of the action plugin vllm_outcome."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vllm_outcome
+short_description: Put what came of a swap or a stop into one result
+description: Reads what the tasks before it registered, on the controller, and never fails because they did.
+attributes:
+  check_mode: {support: full, description: It only computes, and calls its result a preview.}
+  diff_mode: {support: none, description: It changes nothing.}
+  idempotent: {support: full, description: It changes nothing.}
+options:
+  operation: {type: str, choices: [swap, stop_model, tidy_swap], required: true, description: What was asked for.}
+  head: {type: str, required: true, description: The head Spark.}
+  seen: {type: str, required: true, description: The name of every host's registered M(spark_probe).}
+  stopped: {type: str, required: true, description: The name of every host's registered M(vllm_stop).}
+  attempt: {type: str, required: true, description: 'The name of the fact that a rollback keeps the first try in.'}
+  planned: {type: dict, default: {}, description: The registered result of M(recipe_plan).}
+  decision: {type: dict, default: {}, description: The decision of M(vllm_decide).}
+  leased: {type: dict, default: {}, description: The registered result of M(gpu_lease).}
+  launched: {type: dict, default: {}, description: The registered result of M(vllm_launch).}
+  answer: {type: dict, default: {}, description: The registered result of M(vllm_wait).}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Put the outcome into words
+  vllm_outcome:
+    operation: swap
+    head: spark1
+    seen: spark_seen
+    stopped: __vllm_stopped
+    attempt: __vllm_attempt
+    planned: "{{ planned }}"
+    decision: "{{ decided.decision }}"
+  run_once: true
+  register: outcome
+"""
+
+RETURN = r"""
+result: {description: The result of the playbook; its keys are in the role's README., returned: always, type: dict}
+"""
