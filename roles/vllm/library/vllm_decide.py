@@ -16,7 +16,7 @@ attributes:
   idempotent: {support: full, description: It changes nothing.}
 options:
   plan: {type: dict, description: The plan of M(recipe_plan); without it everything is to stop.}
-  seen: {type: str, required: true, description: The name under which every host registered M(spark_probe)'s result.}
+  seen: {type: str, required: true, description: The name of every host's registered M(spark_probe).}
   head: {type: str, required: true, description: The head Spark.}
   lease: {type: str, description: 'The id under which we take the lease; a new one without it.'}
   supersedes: {type: list, elements: str, default: [], description: Holders of the lease that are known to be dead.}
@@ -39,8 +39,8 @@ decision:
   description:
     - C(changes) or C(unchanged), or neither where there are C(problems) ([{host, code, message}]); C(reason) is the
       first one's code. C(previous) is what serves now, with its C(plan) where it can be put back. C(stops) is what a
-      person is told will stop. C(needs) is the memory to wait for, in bytes by host. C(arithmetic) is whether it fits, a row a node. C(lease_id) is
-      the id under which the lease is to be taken.
+      person is told will stop. C(needs) is the memory to wait for, in bytes by host. C(arithmetic) is whether it
+      fits, a row a node. C(lease_id) is the id under which the lease is to be taken.
   returned: always
   type: dict
 """

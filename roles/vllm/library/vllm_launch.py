@@ -53,7 +53,7 @@ import time
 
 from ansible.module_utils import spark_docker
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.spark_launch_args import LaunchRefused, launcher_exec_args
+from ansible.module_utils.spark_launch_args import CannotCarry, LauncherCall, launcher_exec_args
 from ansible.module_utils.spark_serving import last_lines, save_text, write_record
 
 
@@ -61,22 +61,22 @@ class LaunchFailed(Exception):
     """The launcher did not bring the container up; the text says why, for a person."""
 
 
-def launch(wish: dict, command: list[str], environment: dict, script: str | None, log: str) -> None:
+def launch(wish: dict, call: LauncherCall, log: str) -> None:
     """Start the launcher in a session of its own and wait until the container is up.
 
     The September 2026 launcher ends once its command is dispatched; the January one stays for as long as the model
     runs, so there a running container with something in it is the sign.
     """
     plan = wish["plan"]
-    if script is not None:
-        save_text(script_path(wish), script, 0o700)
+    if call.script is not None:
+        save_text(script_path(wish), call.script, 0o700)
     now = time.time()
     write_record(wish["state_dir"], {"plan": plan, "job": wish["job"], "launched": now, "since": None})
     save_text(log, b"")
     with open(log, "ab") as output:
         started = subprocess.Popen(
-            command,
-            env=os.environ | environment,
+            [wish["launcher"]["path"], *call.argv],
+            env=os.environ | call.environment | {"HF_HOME": wish["hf_home"]},
             cwd=os.path.dirname(wish["launcher"]["path"]),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -85,7 +85,7 @@ def launch(wish: dict, command: list[str], environment: dict, script: str | None
         )
     deadline = time.monotonic() + wish["seconds"]
     while started.poll() is None:
-        if not wish["launcher"]["daemon_exec"] and spark_docker.serving_processes(wish["container"]):
+        if not call.detached and spark_docker.serving_processes(wish["container"]):
             return
         if time.monotonic() > deadline:
             raise LaunchFailed(f"the launcher was still at it after {wish['seconds']:.0f} s")
@@ -129,24 +129,25 @@ def main() -> None:
     wish = module.params
     plan, log = wish["plan"], os.path.join(wish["state_dir"], "launch", f"{wish['plan']['model']}.log")
     diff = {"before": describe(wish["before"]), "after": describe(plan)}
-    labels = {spark_docker.LABEL_DIGEST: plan["digest"], spark_docker.LABEL_MODEL: plan["model"]}
+    labels = [f"{spark_docker.LABEL_DIGEST}={plan['digest']}", f"{spark_docker.LABEL_MODEL}={plan['model']}"]
     try:
-        command, environment, script = launcher_exec_args(
+        call = launcher_exec_args(
             plan,
             wish["launcher"],
             container=wish["container"],
-            hf_home=wish["hf_home"],
-            labels=labels,
+            docker_args=[word for label in labels for word in ("--label", label)],
+            environment=os.environ,
             script_path=script_path(wish),
         )
+        command = [wish["launcher"]["path"], *call.argv]
         if not module.check_mode:
             there = spark_docker.container(wish["container"])
             if there and there["labels"].get(spark_docker.LABEL_DIGEST) == plan["digest"]:
                 module.exit_json(changed=False, command=command, launch_log=log)
             if there:
                 raise LaunchFailed(f"a container {wish['container']} is already there; it has to be stopped first")
-            launch(wish, command, environment, script, log)
-    except (LaunchRefused, LaunchFailed, spark_docker.DockerError) as error:
+            launch(wish, call, log)
+    except (CannotCarry, LaunchFailed, spark_docker.DockerError) as error:
         tail = last_lines(read(log))
         module.fail_json(msg=f"{plan['title']} was not launched: {error}.", reason="launch_failed", log_tail=tail)
     module.exit_json(changed=True, command=command, launch_log=log, diff=diff)

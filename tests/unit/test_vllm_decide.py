@@ -1,0 +1,194 @@
+"""What a swap decides from a plan and the probes, and what it then tells a person."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from tests.conftest import load_plugin
+
+GIB = 2**30
+decide = load_plugin("roles/vllm/action_plugins/vllm_decide.py").decide
+Outcome = load_plugin("roles/vllm/action_plugins/vllm_outcome.py").Outcome
+
+
+def plan(model="gemma", hosts=("spark1",), share=0.8, repo="org/gemma"):
+    """A plan as recipe_plan makes it, as far as a decision reads it."""
+    return {
+        "model": model,
+        "title": model.title(),
+        "repo": repo,
+        "served_name": repo,
+        "mode": "cluster" if len(hosts) > 1 else "solo",
+        "image": "vllm-node",
+        "nodes": [{"host": host, "address": f"10.0.0.{n}"} for n, host in enumerate(hosts, 1)],
+        "tensor_parallel": len(hosts),
+        "pipeline_parallel": 1,
+        "port": 8888,
+        "memory": {"gpu_memory_utilization": share, "gpu_memory_gb": None, "weights_bytes": None},
+        "digest": f"sha256:{model}",
+    }
+
+
+def answer(serves=None, *, available=115, held=0, since=1.0, weights="complete", size=17, repo="org/gemma", **other):
+    """One Spark's registered probe; `serves` is the plan whose container it holds."""
+    container = record = vllm = None
+    if serves:
+        labels = {"spark-control.digest": serves["digest"], "spark-control.model": serves["model"]}
+        container = {"name": "vllm_node", "labels": labels, "image_id": "sha256:1", "running": True, "started_at": 1.0}
+        container["serving_process"] = True
+        record = {"plan": serves, "job": "j", "launched": 1.0, "since": since}
+        vllm = {"models": [serves["served_name"]], "in_flight": 0}
+    found = {
+        "memory": {"total": 122 * GIB, "available": available * GIB, "model": held * GIB},
+        "docker": {"ok": True, "error": None},
+        "images": {"vllm-node": "sha256:1"},
+        "launcher": {"path": "/l", "present": True},
+        "container": container,
+        "record": record,
+        "vllm": vllm,
+        "lease": None,
+        "weights": {repo: {"state": weights, "bytes": size * GIB, "reason": "2 of its files are missing"}},
+    }
+    return {"spark": found | other}
+
+
+def decided(wanted, seen, **other):
+    """decide() with what the tests have in common."""
+    return decide(wanted, seen, "spark1", **({"lease": "me", "supersedes": [], "force": False} | other))
+
+
+def told(wanted, decision, **other):
+    """The result that a person reads."""
+    said = {"operation": "swap", "head": "spark1", "preview": False, "planned": {"plan": wanted}, "decision": decision}
+    said |= {key: {} for key in ("seen", "stopped", "attempt", "leased", "launched", "answer")}
+    return Outcome(said | other).result()
+
+
+def test_an_empty_spark_takes_the_model():
+    decision = decided(plan(), {"spark1": answer()})
+    assert decision["changes"]
+    assert decision["stops"] == []
+    assert decision["needs"] == {"spark1": int(0.8 * 122 * GIB)}
+
+
+def test_the_same_launch_again_changes_nothing():
+    decision = decided(plan(), {"spark1": answer(plan())})
+    assert decision["unchanged"]
+    assert told(plan(), decision)["outcome"] == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found["container"]["labels"].update({"spark-control.digest": "sha256:other"}),
+        lambda found: found["container"].update(serving_process=False),
+        lambda found: found["container"].update(image_id="sha256:older"),
+        lambda found: found.update(vllm=None),
+        lambda found: found["record"].update(since=None),
+    ],
+    ids=["another launch", "dead process", "older image", "no answer", "never answered"],
+)
+def test_up_is_not_serving(spoil):
+    seen = answer(plan())
+    spoil(seen["spark"])
+    assert decided(plan(), {"spark1": seen})["changes"]
+
+
+def test_a_leftover_container_on_another_spark_is_stopped():
+    decision = decided(plan(), {"spark1": answer(plan()), "spark2": answer(plan("old"))})
+    assert decision["changes"]
+    assert decision["stops"][0]["hosts"] == ["spark1", "spark2"]
+
+
+def test_memory_shows_both_sides():
+    decision = decided(plan(), {"spark1": answer(available=71)})
+    assert decision["reason"] == "memory"
+    assert "It needs 98 GB and 71 GB of the 122 GB on spark1 are free" in decision["problems"][0]["message"]
+    assert not decision["changes"]
+
+
+def test_memory_that_the_present_model_holds_comes_back():
+    seen = {"spark1": answer(plan("old"), available=10, held=100)}
+    assert decided(plan(), seen)["changes"]
+
+
+def test_weights_that_are_too_big_are_told_by_their_size():
+    decision = decided(plan(share=0.95), {"spark1": answer(size=200)})
+    assert "Its weights take 200 GB" in decision["problems"][0]["message"]
+
+
+def test_half_of_the_weights_go_on_each_of_two_sparks():
+    two = plan(hosts=("spark1", "spark2"))
+    decision = decided(two, {"spark1": answer(size=150), "spark2": answer(size=150)})
+    assert [row["weights"] for row in decision["arithmetic"]] == [75 * GIB, 75 * GIB]
+    assert decision["changes"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"),
+    [
+        ({"docker": {"ok": False, "error": "no daemon"}}, "docker", "no daemon"),
+        ({"images": {"vllm-node": None}}, "image_missing", "vllm-node is not on spark1"),
+        ({"launcher": {"path": "/l", "present": False}}, "launcher_missing", "/l on spark1"),
+        ({"lease": {"id": "x", "holder": "ComfyUI", "purpose": "", "seconds_left": 720}}, "leased", "ComfyUI"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_is_touched(spoil, code, words):
+    decision = decided(plan(), {"spark1": answer(plan("old"), available=20, held=90, **spoil)})
+    assert decision["reason"] == code
+    result = told(plan(), decision)
+    assert words in result["message"]
+    assert not result["changed"]
+
+
+def test_weights_missing_on_one_of_two_hosts():
+    two = plan(hosts=("spark1", "spark2"))
+    decision = decided(two, {"spark1": answer(), "spark2": answer(weights="partial")})
+    assert [(row["host"], row["code"]) for row in decision["problems"]] == [("spark2", "weights_missing")]
+
+
+def test_a_lease_of_a_dead_job_of_ours_does_not_stop_us():
+    lease = {"id": "dead", "holder": "page", "purpose": "", "seconds_left": 200}
+    assert decided(plan(), {"spark1": answer(lease=lease)}, supersedes=["dead"])["changes"]
+    assert decided(plan(), {"spark1": answer(lease=lease)}, force=True)["changes"]
+
+
+def test_a_spark_that_is_not_needed_may_be_away():
+    away = {"unreachable": True, "msg": "Connection timed out"}
+    decision = decided(plan(), {"spark1": answer(), "spark2": away})
+    assert decision["changes"]
+    assert "spark2 does not answer" in decision["warnings"][0]
+
+
+def test_a_spark_that_is_needed_may_not():
+    away = {"unreachable": True, "msg": "Connection timed out"}
+    decision = decided(plan(hosts=("spark1", "spark2")), {"spark1": answer(), "spark2": away})
+    assert decision["reason"] == "unreachable"
+
+
+def test_a_model_started_by_hand_is_said_to_be_lost_on_failure():
+    seen = answer(plan("old"), record=None, available=20, held=90)
+    decision = decided(plan(), {"spark1": seen})
+    assert decision["previous"]["plan"] is None
+    assert "cannot be put back" in decision["warnings"][0]
+
+
+def test_a_failed_swap_tells_both_stories():
+    seen = {"spark1": answer(plan("old"), available=20, held=90)}
+    decision = decided(plan(), seen)
+    crashed = {"problem": {"code": "crashed", "message": "Gemma stopped by itself while it loaded."}, "log_tail": ["x"]}
+    attempt = {"spark1": {"stopped": {}, "launched": {}, "answer": crashed}}
+    back = told(plan(), decision, seen=seen, attempt=attempt)
+    assert back["outcome"] == "rolled back"
+    assert back["message"] == (
+        "Gemma did not start: Gemma stopped by itself while it loaded. Old is serving again."
+    )
+    assert back["log_tail"] == ["x"]
+    again = copy.deepcopy(crashed)
+    again["problem"]["message"] = "The container of Old ended while the model loaded."
+    lost = told(plan(), decision, seen={"spark1": answer()}, attempt=attempt, answer=again)
+    assert lost["reason"] == "rollback_failed"
+    assert "Nothing is serving now" in lost["message"]
+    assert lost["stories"]["old"] == "The container of Old ended while the model loaded."
