@@ -1,0 +1,436 @@
+#!/usr/bin/python
+"""Lay, start, stop or remove one simulated Spark: its folder, its programs, its models, its containers."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: demo_spark
+short_description: One simulated DGX Spark as a folder and processes on this machine
+description:
+  - Lays C(<root>/<name>) with a home, a Hugging Face cache of sparse model files, and programs named C(docker), C(ssh),
+    C(nvidia-smi) and C(launch-cluster.sh); starts the host's daemon and the containers that ran when it was last stopped.
+  - Linux only. Needs no root. The role's README says what the programs do and how to make them fail.
+options:
+  state:
+    description:
+      - C(started) lays and starts, C(stopped) ends every process and keeps the files, C(absent) also deletes them.
+    type: str
+    choices: [started, stopped, absent]
+    default: started
+  root:
+    description: The demo's folder. One that is not empty and has no C(.spark-demo) marker is never touched.
+    type: path
+    required: true
+  name:
+    description: The host's name and its folder's.
+    type: str
+    required: true
+  address:
+    description: The loopback address that the host's servers listen on.
+    type: str
+    required: true
+  files:
+    description: The role's files folder, which has the programs.
+    type: path
+    required: true
+  python:
+    description: The interpreter that runs the programs.
+    type: path
+    required: true
+  launcher:
+    description: Which shape of launch-cluster.sh the host has.
+    type: str
+    choices: [september, january]
+    default: september
+  load_seconds:
+    description: How long a model takes to load, unless its own demo.json says otherwise.
+    type: float
+    default: 6
+  models:
+    description: What is in the Hugging Face cache.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      repo:
+        description: The Hub repository.
+        type: str
+        required: true
+      bytes:
+        description: Size of all shards together.
+        type: int
+        required: true
+      shards:
+        description: How many shards.
+        type: int
+        default: 2
+      state:
+        description: C(downloading) lacks its last shard and has a partial file, C(partial) lacks it, C(metadata) has no shard.
+        type: str
+        choices: [complete, downloading, partial, metadata]
+        default: complete
+      config:
+        description: The model's config.json.
+        type: dict
+        default: {}
+      demo:
+        description: The model's demo.json, C(load_seconds) and C(behaviour).
+        type: dict
+        default: {}
+  images:
+    description: The container images, each with C(id), C(tags), C(created) (epoch) and C(size) (bytes).
+    type: list
+    elements: dict
+    default: []
+attributes:
+  check_mode:
+    description: Says what would change and changes nothing.
+    support: full
+  diff_mode:
+    description: Lists the files and processes.
+    support: full
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Lay and start a simulated Spark
+  demo_spark:
+    root: /tmp/demo
+    name: spark1
+    address: 127.0.0.11
+    files: "{{ role_path }}/files"
+    python: "{{ ansible_playbook_python }}"
+"""
+
+RETURN = r"""
+state:
+  description: The state that holds now.
+  type: str
+  returned: always
+folder:
+  description: The host's folder.
+  type: str
+  returned: always
+changes:
+  description: What was laid, started, stopped or removed, a short line each.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+import time
+from contextlib import suppress
+
+from ansible.module_utils.basic import AnsibleModule
+
+MARKER = ".spark-demo"
+MEM_TOTAL_KB = 127535616  # 121.6 GiB, what a GB10 reports
+MEM_BASELINE_KB = 5 << 20  # DGX OS idle
+PROGRAMS = ("docker", "nvidia-smi", "ssh", "scp")
+
+
+class Spark:
+    """A simulated host: compares what is there with what shall be, and notes each change."""
+
+    def __init__(self, module):
+        self.module = module
+        self.check = module.check_mode
+        self.p = module.params
+        self.root = os.path.realpath(self.p["root"])
+        self.folder = os.path.join(self.root, self.p["name"])
+        self.changes = []
+
+    # --- states ---------------------------------------------------------------------------------------------------
+
+    def started(self):
+        if os.path.isdir(self.root) and os.listdir(self.root) and not os.path.exists(os.path.join(self.root, MARKER)):
+            self.module.fail_json(msg=f"{self.root} is not empty and is no demo root (it has no {MARKER}): choose another folder.")
+        if not self.check:
+            os.makedirs(self.root, exist_ok=True)
+            self.write(os.path.join(self.root, MARKER), "The simulated Sparks of Spark Control. playbooks/demo.yml lays and removes this.\n")
+        with Lock(self.root, self.check):
+            self.lay_shared()
+        self.lay_host()
+        self.lay_models()
+        self.start()
+
+    def stopped(self):
+        """End every process of this host. What ran is kept in the containers' folders for the next start."""
+        if not os.path.exists(os.path.join(self.folder, "host.json")):
+            return
+        containers, host_module, hostd = self.programs()
+        host = host_module.Host(self.folder)
+        ours = host_module.tagged(host_module.ENV_HOST, host.folder)
+        if host.off and not ours:
+            return
+        self.note(f"stopped {self.p['name']}: {len(ours)} processes")
+        if self.check:
+            return
+        host_module.write_atomic(host.path("off"), f"{int(time.time())}\n")
+        for container in containers.containers(host):
+            for name in os.listdir(container.path("execs")):
+                record = host_module.read_json(container.path("execs", name))
+                if host_module.ticks(record["pid"]) != record["ticks"]:
+                    os.unlink(container.path("execs", name))  # it had ended by itself
+        deadline = time.monotonic() + 10
+        while pids := host_module.tagged(host_module.ENV_HOST, host.folder):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                self.module.fail_json(msg=f"{self.p['name']}: these processes don't end: {pids}")
+            time.sleep(0.02)
+        host.refresh_memory()
+
+    def absent(self):
+        if not os.path.lexists(self.root):
+            return
+        if not os.path.exists(os.path.join(self.root, MARKER)):
+            self.module.fail_json(msg=f"{self.root} is no demo root (it has no {MARKER}): it is left as it is.")
+        self.stopped()
+        if os.path.isdir(self.folder):
+            self.note(f"removed {self.folder}")
+            if not self.check:
+                shutil.rmtree(self.folder)
+        if self.check:
+            return
+        with Lock(self.root, False):
+            left = [name for name in os.listdir(self.root) if os.path.exists(os.path.join(self.root, name, "host.json"))]
+            if not left:
+                self.note(f"removed {self.root}")
+                shutil.rmtree(self.root)
+
+    # --- laying ---------------------------------------------------------------------------------------------------
+
+    def lay_shared(self):
+        """What all hosts of a root share: the programs' code, the demo's recipes, how long loading takes."""
+        files, python = self.p["files"], shell_word(self.p["python"])
+        for name in sorted(os.listdir(os.path.join(files, "lib"))):
+            if name.endswith(".py"):
+                self.copy(os.path.join(files, "lib", name), os.path.join(self.root, "lib", name))
+        for name in sorted(os.listdir(os.path.join(files, "container-bin"))):
+            self.copy(os.path.join(files, "container-bin", name), os.path.join(self.root, "lib", "container-bin", name), 0o755)
+        run = shell_word(os.path.join(self.root, "lib", "run.py"))
+        folder = os.path.join(self.root, "lib", "container-bin")
+        self.write(os.path.join(folder, "vllm"), f'#!/bin/sh\nexec {python} -SE {run} "$SPARK_SIM_HOST" vllm "$@"\n', 0o755)
+        self.write(os.path.join(folder, "python3"), f'#!/bin/sh\nexec {python} -SE "$@"\n', 0o755)
+        for name in sorted(os.listdir(os.path.join(files, "recipes"))):
+            self.copy(os.path.join(files, "recipes", name), os.path.join(self.root, "recipes", name))
+        self.write(os.path.join(self.root, "demo.json"), json.dumps({"load_seconds": self.p["load_seconds"]}) + "\n")
+
+    def lay_host(self):
+        facts = {"name": self.p["name"], "address": self.p["address"], "root": self.root, "mem_total_kb": MEM_TOTAL_KB, "mem_baseline_kb": MEM_BASELINE_KB}
+        for part in ("proc", "memory", "faults", "docker/containers", "docker/names", "home/.cache/huggingface/hub", "home/spark-vllm-docker"):
+            self.directory(os.path.join(self.folder, part))
+        for name in PROGRAMS:
+            words = (self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, name)
+            self.write(self.at("bin", name), f'#!/bin/sh\nexec {" ".join(map(shell_word, words))} "$@"\n', 0o755)
+        self.write(self.at("bin", "loginctl"), "#!/bin/sh\n# Background work outlives the session here, as with linger.\necho Linger=yes\n", 0o755)
+        if not os.path.exists(self.at("docker", "images.json")) or self.images_differ():
+            self.write(self.at("docker", "images.json"), json.dumps(self.p["images"], indent=1) + "\n")
+        launcher = os.path.join(self.p["files"], f"launch-cluster-{self.p['launcher']}.sh")
+        self.copy(launcher, self.at("home", "spark-vllm-docker", "launch-cluster.sh"), 0o755)
+        self.write(self.at("home", "spark-vllm-docker", "mods", "demo-note", "run.sh"), '#!/bin/bash\necho "A mod of the demo: nothing to patch."\n', 0o755)
+        self.write(self.at("address"), self.p["address"] + "\n")
+        self.write(self.at("host.json"), json.dumps(facts) + "\n")  # last: its presence says that the host is whole
+
+    def images_differ(self):
+        """An image that was tagged since (`docker tag`) is no difference."""
+        with open(self.at("docker", "images.json")) as file:
+            there = {image["id"]: image for image in json.load(file)}
+        return any(image["id"] not in there for image in self.p["images"])
+
+    def lay_models(self):
+        for model in self.p["models"]:
+            self.lay_model(model)
+
+    def lay_model(self, model):
+        """A repository in the Hub cache's own shape. Shards have their real size and take no room (sparse files)."""
+        repo, total, count = model["repo"], model["bytes"], model["shards"]
+        folder = self.at("home", ".cache", "huggingface", "hub", "models--" + repo.replace("/", "--"))
+        revision = hashlib.sha1(repo.encode()).hexdigest()
+        snapshot = os.path.join(folder, "snapshots", revision)
+        self.write(os.path.join(folder, "refs", "main"), revision)
+        names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+        index = {"metadata": {"total_size": total}, "weight_map": {f"model.layers.{number}.weight": name for number, name in enumerate(names)}}
+        texts = {
+            "config.json": model["config"],
+            "generation_config.json": {"transformers_version": "5.0.0"},
+            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+            "tokenizer.json": {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}},
+            "model.safetensors.index.json": index,
+        }
+        for name, value in texts.items():
+            text = json.dumps(value, indent=2) + "\n"
+            etag = hashlib.sha1(text.encode()).hexdigest()
+            self.write(os.path.join(folder, "blobs", etag), text)
+            self.link(os.path.join(snapshot, name), f"../../blobs/{etag}")
+        if not os.path.exists(os.path.join(snapshot, "demo.json")):  # a test's own is left
+            self.write(os.path.join(snapshot, "demo.json"), json.dumps({"load_seconds": None, "behaviour": "ok", **model["demo"]}) + "\n")
+        state = model["state"]
+        present = {"complete": names, "metadata": []}.get(state, names[:-1])
+        for name in present:
+            etag = hashlib.sha256(f"{repo}/{name}".encode()).hexdigest()
+            self.sparse(os.path.join(folder, "blobs", etag), total // count)
+            self.link(os.path.join(snapshot, name), f"../../blobs/{etag}")
+        if state == "downloading":
+            etag = hashlib.sha256(f"{repo}/{names[-1]}".encode()).hexdigest()
+            self.sparse(os.path.join(folder, "blobs", f"{etag}.0a1b2c3d.incomplete"), int(total // count * 0.6))
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def start(self):
+        """Switch the host on: the daemon, then the containers that ran. A host that was killed (not stopped) is the same."""
+        if self.check:
+            if not os.path.exists(self.at("host.json")):
+                self.note("started its daemon")
+                return
+            containers, host_module, hostd = self.programs()
+            if not hostd.running(host_module.Host(self.folder)):
+                self.note("started its daemon")
+            return
+        containers, host_module, hostd = self.programs()
+        host = host_module.Host(self.folder)
+        if not hostd.running(host):
+            for container in containers.containers(host):
+                if not container.running:
+                    self.note(f"started container {container.name} again")
+                    container.resume()
+            with suppress(FileNotFoundError):
+                os.unlink(host.path("off"))
+            hostd.start(host, self.p["python"])
+            self.note("started its daemon")
+        host.refresh_memory()
+
+    def programs(self):
+        """The programs' own modules, so that starting and stopping is what `docker` itself does."""
+        sys.path.insert(0, os.path.join(self.p["files"], "lib"))
+        sys.dont_write_bytecode = True
+        import sim_containers
+        import sim_host
+        import sim_hostd
+
+        return sim_containers, sim_host, sim_hostd
+
+    # --- small steps ----------------------------------------------------------------------------------------------
+
+    def at(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def note(self, text):
+        self.changes.append(text)
+
+    def directory(self, path):
+        if not os.path.isdir(path):
+            self.note(f"made {path}")
+            if not self.check:
+                os.makedirs(path, exist_ok=True)
+
+    def copy(self, source, target, mode=0o644):
+        with open(source) as file:
+            self.write(target, file.read(), mode)
+
+    def write(self, path, text, mode=0o644):
+        try:
+            with open(path) as file:
+                same = file.read() == text and os.stat(path).st_mode & 0o777 == mode
+        except FileNotFoundError:
+            same = False
+        if same:
+            return
+        self.note(f"wrote {path}")
+        if self.check:
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.new"
+        with open(temporary, "w") as file:
+            file.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+
+    def link(self, path, target):
+        if os.path.islink(path) and os.readlink(path) == target:
+            return
+        self.note(f"linked {path}")
+        if self.check:
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.symlink(target, path)
+
+    def sparse(self, path, size):
+        """A safetensors file of `size` bytes: a header without tensors, and a hole."""
+        if os.path.exists(path) and os.path.getsize(path) == size:
+            return
+        self.note(f"laid {path}")
+        if self.check:
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", 8) + b"{}      ")
+            file.truncate(size)
+
+
+class Lock:
+    """One host at a time writes what all share."""
+
+    def __init__(self, root, check):
+        self.path = None if check else os.path.join(root, ".lock")
+
+    def __enter__(self):
+        if self.path:
+            self.file = open(self.path, "a")  # noqa: SIM115 - held until __exit__
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_):
+        if self.path:
+            self.file.close()
+
+
+def shell_word(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def main():
+    model = {
+        "repo": {"type": "str", "required": True},
+        "bytes": {"type": "int", "required": True},
+        "shards": {"type": "int", "default": 2},
+        "state": {"type": "str", "choices": ["complete", "downloading", "partial", "metadata"], "default": "complete"},
+        "config": {"type": "dict", "default": {}},
+        "demo": {"type": "dict", "default": {}},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["started", "stopped", "absent"], "default": "started"},
+            "root": {"type": "path", "required": True},
+            "name": {"type": "str", "required": True},
+            "address": {"type": "str", "required": True},
+            "files": {"type": "path", "required": True},
+            "python": {"type": "path", "required": True},
+            "launcher": {"type": "str", "choices": ["september", "january"], "default": "september"},
+            "load_seconds": {"type": "float", "default": 6},
+            "models": {"type": "list", "elements": "dict", "options": model, "default": []},
+            "images": {"type": "list", "elements": "dict", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    spark = Spark(module)
+    getattr(spark, module.params["state"])()
+    result = {"changed": bool(spark.changes), "changes": spark.changes, "state": module.params["state"], "folder": spark.folder}
+    if module._diff and spark.changes:
+        result["diff"] = {"prepared": "\n".join(spark.changes) + "\n"}
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
