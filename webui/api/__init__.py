@@ -1,0 +1,9 @@
+"""The JSON twin of the pages: the same checks, the same words, the same jobs."""
+
+from webui.api import health, jobs, models, swap
+
+
+def register(app):
+    """Add /api, /health and /healthz to the app."""
+    for blueprint in (models.api, swap.api, jobs.api, health.api):
+        app.register_blueprint(blueprint)

@@ -1,0 +1,18 @@
+"""What a person sees: the dashboard, the questions before a change, a job, the history."""
+
+from flask import current_app
+from werkzeug.local import LocalProxy
+
+jobs = LocalProxy(lambda: current_app.extensions["jobs"])
+cluster = LocalProxy(lambda: current_app.extensions["cluster"])
+
+
+def register(app):
+    """Add the pages and their event streams to the app."""
+    from webui.pages import ask, dashboard, history, streams
+
+    app.extensions["streams"] = streams.Streams(app.config["STREAM_LIMIT"])
+    app.extensions["hub"] = dashboard.Hub(app)
+    app.register_blueprint(dashboard.pages)
+    app.register_blueprint(ask.pages)
+    app.register_blueprint(history.pages)

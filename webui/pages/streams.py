@@ -1,0 +1,78 @@
+"""Server-sent events: how one is written, how many may be open, and when one ends."""
+
+import contextlib
+import socket
+import threading
+
+from flask import Response, current_app, request, stream_with_context
+
+from webui.api.problems import Problem
+
+HEARTBEAT = 15.0
+
+
+class Streams:
+    """Counts the open streams of this process. `closing` is set when the server stops, and ends them all."""
+
+    def __init__(self, limit):
+        self.limit, self.open, self.closing, self._lock = limit, 0, threading.Event(), threading.Lock()
+
+    def enter(self):
+        """Take a place. Raises Problem 503 when none is left."""
+        with self._lock:
+            if self.open >= self.limit or self.closing.is_set():
+                raise Problem(503, "Too many pages are open on this Spark Control.", headers={"Retry-After": "5"})
+            self.open += 1
+
+    def leave(self):
+        with self._lock:
+            self.open -= 1
+
+
+def event(name, data, number=None):
+    """One event as text. data: str; every line of it gets its own data field."""
+    head = f"id: {number}\n" if number is not None else ""
+    return f"{head}event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines() or [""]) + "\n"
+
+
+def respond(generator):
+    """A text/event-stream response of the generator's texts; counted, and closed with it."""
+    streams = current_app.extensions["streams"]
+    streams.enter()
+
+    def body():
+        try:
+            yield "retry: 2000\n\n"
+            yield from generator
+        finally:
+            with contextlib.suppress(Exception):
+                generator.close()
+
+    response = Response(stream_with_context(body()), mimetype="text/event-stream")
+    response.call_on_close(streams.leave)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def watcher():
+    """A function that tells whether the stream should end: the caller hung up or the server stops.
+
+    A WSGI server learns of a hang-up only from a failed write; the socket knows at once.
+    """
+    closing = current_app.extensions["streams"].closing
+    connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+
+    def over():
+        if closing.is_set():
+            return True
+        if connection is None:
+            return False
+        try:
+            return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    return over

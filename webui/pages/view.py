@@ -1,0 +1,360 @@
+"""What the templates show, made from Facts: the serving sentence, what is wrong, a row per Spark, a row per model."""
+
+from dataclasses import dataclass, field
+
+from webui.pages import words
+
+GIGABYTE = 1_000_000_000
+STALE = 600  # seconds after which facts about the Sparks are called old
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line under the serving sentence. state: good|attention|bad|plain; since: epoch; link: (href, text)."""
+
+    state: str
+    text: str
+    todo: str = ""
+    since: float | None = None
+    link: tuple | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The biggest sentence: lead ("Serving", "Nothing is serving"), title, details, and whether it answers."""
+
+    lead: str
+    title: str = ""
+    model: str = ""
+    details: tuple = ()
+    since: float | None = None
+    state: str = "plain"
+    can_stop: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Memory of a Spark: parts [(class, word, bytes, x %, width %)] that fill the bar from the left."""
+
+    parts: list
+    total: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Spark:
+    name: str
+    address: str | None
+    known: bool
+    reachable: bool
+    head: bool = False
+    bar: Bar | None = None
+    numbers: list = field(default_factory=list)  # (term, value, state)
+    problems: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    title: str
+    about: list  # short words: NVFP4, vision, 17 GB
+    where: str
+    state: str  # good|attention|bad|plain
+    word: str
+    message: str
+    serving: bool
+    swap: str  # "yes", "ask" (probably refused, the question says why), "no"
+    recipe: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=dict)
+
+
+def served_title(facts):
+    """(title, name, mode words) of what the jobs say is serving, or of what vLLM itself names."""
+    serving, live = facts.serving, facts.live
+    if serving:
+        same = not live.answers or not live.models or serving.get("served_name") in (None, *live.models)
+        if same:
+            return serving.get("title") or serving.get("model") or serving.get("served_name"), serving
+    if live.answers and live.models:
+        return live.models[0], None
+    return None, None
+
+
+def serving(facts):
+    """The Serving sentence."""
+    title, known = served_title(facts)
+    live = facts.live
+    if not title:
+        if facts.running:
+            return Serving("Nothing is serving", details=("a job is running",))
+        if facts.probe is None and not facts.serving_known:
+            return Serving("Looking at the Sparks…")
+        return Serving("Nothing is serving", details=("pick a model below",) if facts.recipes else ())
+    details = []
+    if known:
+        nodes = known.get("nodes") or []
+        mode = "solo on" if known.get("mode") == "solo" or len(nodes) == 1 else "across"
+        if nodes:
+            details.append(f"{mode} {words.together(nodes)}")
+    else:
+        details.append("started outside Spark Control")
+    if live.answers:
+        if live.tokens_per_second is not None:
+            details.append(f"{live.tokens_per_second:.0f} tok/s")
+        if live.running is not None:
+            waiting = f", {live.waiting} waiting" if live.waiting else ""
+            details.append(f"{live.running} in flight{waiting}")
+    silent = bool(live.at) and not live.answers
+    return Serving(
+        "Not answering" if silent else "Serving",
+        title,
+        (known or {}).get("model") or "",
+        tuple(details),
+        (known or {}).get("since"),
+        "bad" if silent else "good",
+        can_stop=bool(known),
+    )
+
+
+def notices(facts, now):
+    """What is wrong, worst first; a single good one when nothing is."""
+    found = []
+    if facts.inventory.error:
+        found.append(Notice("bad", facts.inventory.error, "Correct it; this page reads it again by itself."))
+    if facts.serving and facts.live.at and not facts.live.answers and not facts.running:
+        found.append(
+            Notice(
+                "bad",
+                f"{served_title(facts)[0]} does not answer over HTTP.",
+                "Its log on the head Spark says why. Swap to it again to restart it.",
+                facts.live.since,
+            )
+        )
+    for spark in (facts.probe or {}).get("sparks") or []:
+        found += [Notice("bad", f"{spark['host']}: {text}") for text in spark_problems(spark)]
+    found += _last_job(facts, now)
+    if facts.lease and not facts.running:
+        purpose = f" for {facts.lease['purpose']}" if facts.lease.get("purpose") else ""
+        left = words.duration(facts.lease["expires"] - now)
+        found.append(
+            Notice(
+                "attention",
+                f"The GPUs are reserved by {facts.lease.get('holder')}{purpose}, {left} left.",
+                "A swap waits until then.",
+            )
+        )
+    if facts.probe_error and not facts.looking:
+        found.append(
+            Notice(
+                "attention",
+                f"The last look at the Sparks failed. {words.sentence(facts.probe_error)}",
+                "",
+                facts.probed,
+            )
+        )
+    elif facts.probed and now - facts.probed > STALE and not facts.looking:
+        found.append(Notice("attention", "These facts are old.", "Look again to renew them.", facts.probed))
+    if found:
+        return found
+    if facts.probe is None:
+        return [
+            Notice(
+                "plain",
+                "The first look at the Sparks takes a few seconds."
+                if facts.looking
+                else "Nobody has looked at the Sparks yet.",
+            )
+        ]
+    return [Notice("good", "All well.")]
+
+
+def _last_job(facts, now):
+    """The last change of the cluster, if it failed within a day and nothing has gone well since."""
+    job = facts.last
+    if not job or job.status not in ("failed", "interrupted") or now - (job.ended or 0) > 86400 or facts.running:
+        return []
+    if (job.result or {}).get("outcome") == "refused":
+        return []
+    name = words.name_of(job.operation, job.variables, facts.titles)
+    text = (job.result or {}).get("message") or f"{name}: {job.status}"
+    state = "attention" if facts.serving else "bad"
+    return [Notice(state, words.sentence(text), "", job.ended, (f"/jobs/{job.id}", "See what happened"))]
+
+
+def spark_problems(spark):
+    """Plain sentences about what is wrong with one Spark of a probe."""
+    if not spark.get("reachable"):
+        return [words.sentence(f"cannot be reached: {spark.get('error') or 'no answer'}")]
+    found = []
+    docker, launcher, disk = (spark.get(key) or {} for key in ("docker", "launcher", "disk"))
+    gpu, container = spark.get("gpu") or {}, spark.get("container") or {}
+    if docker.get("ok") is False:
+        found.append(words.sentence(f"docker does not answer: {docker.get('error') or 'no reason given'}"))
+    if launcher.get("present") is False:
+        found.append(f"the launcher is missing in {launcher.get('path')}.")
+    if disk.get("total") and disk["free"] / disk["total"] < 0.05:
+        found.append(f"the disk is nearly full: {words.size(disk['free'])} free.")
+    if (gpu.get("temperature") or 0) >= 90:
+        found.append(f"the GPU is very hot: {gpu['temperature']:.0f} °C.")
+    if container.get("running") and container.get("serving_process") is False:
+        found.append(f"the container {container.get('name')} is up, but no model runs in it.")
+    return found
+
+
+def sparks(facts):
+    """A row per Spark: the inventory's, in its order, then any other that the probe knows."""
+    probed = {spark["host"]: spark for spark in (facts.probe or {}).get("sparks") or []}
+    head = (facts.probe or {}).get("head") or (facts.inventory.head.name if facts.inventory.head else None)
+    names = [host.name for host in facts.inventory.sparks]
+    names += [name for name in probed if name not in names and not names]
+    rows = []
+    for name in names:
+        spark, host = probed.get(name), facts.inventory.hosts.get(name)
+        address = host.address if host else (spark or {}).get("address")
+        if spark is None:
+            rows.append(Spark(name, address, False, False, name == head))
+            continue
+        rows.append(
+            Spark(
+                name,
+                address,
+                True,
+                bool(spark.get("reachable")),
+                name == head,
+                _bar(spark),
+                _numbers(spark),
+                spark_problems(spark),
+            )
+        )
+    return rows
+
+
+def _bar(spark):
+    memory = spark.get("memory") or {}
+    total = memory.get("total")
+    if not total or not spark.get("reachable"):
+        return None
+    free = min(memory.get("available") or 0, total)
+    model = min(memory.get("model") or 0, total - free)
+    parts, left = [], 0.0
+    for cls, word, count in (
+        ("model", "model", model),
+        ("other", "other", total - free - model),
+        ("free", "free", free),
+    ):
+        width = 100 * count / total
+        parts.append((cls, word, count, f"{left:.2f}", f"{width:.2f}"))
+        left += width
+    return Bar(parts, total, total - free)
+
+
+def _numbers(spark):
+    found = []
+    gpu, disk = spark.get("gpu") or {}, spark.get("disk") or {}
+    if gpu.get("utilization") is not None:
+        found.append(("GPU", f"{gpu['utilization']:.0f} %", ""))
+    if gpu.get("temperature") is not None:
+        hot = gpu["temperature"]
+        found.append(("Temperature", f"{hot:.0f} °C", "bad" if hot >= 90 else "attention" if hot >= 80 else ""))
+    if gpu.get("power") is not None:
+        found.append(("Power", f"{gpu['power']:.0f} W", ""))
+    if disk.get("total"):
+        full = 100 * (1 - disk["free"] / disk["total"])
+        found.append(("Disk", f"{full:.0f} % full", "bad" if full > 95 else "attention" if full > 90 else ""))
+    return found
+
+
+def models(facts):
+    """A row per recipe: the serving one first, then those that can run, then the rest; by title."""
+    serving_now = served_title(facts)[1]
+    name = (serving_now or {}).get("model")
+    rows = [_model(facts, recipe, recipe["name"] == name) for recipe in facts.recipes]
+    rank = {"yes": 1, "ask": 2, "no": 3}
+    return sorted(rows, key=lambda row: (0 if row.serving else rank[row.swap], row.title.lower()))
+
+
+def find(facts, name):
+    """The recipe of that name, or None."""
+    return next((recipe for recipe in facts.recipes if recipe["name"] == name), None)
+
+
+def weights_of(facts, recipe):
+    """{host: {"state", "bytes", "reason"}} of a recipe's weights on the Sparks that were reached."""
+    repo = recipe.get("repo")
+    found = {}
+    for spark in (facts.probe or {}).get("sparks") or []:
+        if repo and spark.get("reachable"):
+            found[spark["host"]] = (spark.get("weights") or {}).get(repo) or {
+                "state": "missing",
+                "bytes": 0,
+                "reason": None,
+            }
+    return found
+
+
+def _model(facts, recipe, is_serving):
+    title = recipe.get("title") or recipe["name"]
+    if recipe.get("error"):
+        return Model(
+            recipe["name"],
+            title,
+            [],
+            "",
+            "bad",
+            "cannot be read",
+            words.sentence(recipe["error"]),
+            is_serving,
+            "no",
+            recipe,
+        )
+    weights = weights_of(facts, recipe)
+    held = [host for host, found in weights.items() if found.get("state") == "complete"]
+    some = [host for host, found in weights.items() if found.get("state") not in ("complete", "missing", None)]
+    largest = max((found.get("bytes") or 0 for found in weights.values()), default=0)
+    about = [
+        word
+        for word in (
+            recipe.get("quantization"),
+            "vision" if recipe.get("vision") else "",
+            words.size(largest) if largest else "",
+        )
+        if word
+    ]
+    need = recipe.get("min_nodes") or 1
+    if recipe.get("mode") == "cluster" or need > 1:
+        about.append(f"{need} Sparks")
+    where = words.together(held) if held else ""
+    state, word, message, swap = _verdict(facts, recipe, weights, held, some, need)
+    if is_serving:
+        state, word, message = "good", "serving", ""
+    return Model(recipe["name"], title, about, where, state, word, message, is_serving, swap, recipe, weights)
+
+
+def _verdict(facts, recipe, weights, held, some, need):
+    """(state, word, message, swap) of a model that can be read."""
+    fits = recipe.get("fits")
+    count = len(facts.inventory.sparks)
+    if count and need > count:
+        return (
+            "attention",
+            "needs more Sparks",
+            f"It needs {need} Sparks and there {'is' if count == 1 else 'are'} {count}.",
+            "no",
+        )
+    if weights and some and len(held) < need:
+        host = some[0]
+        return (
+            "attention",
+            "incomplete",
+            words.sentence(weights[host].get("reason") or f"Its weights are incomplete on {host}"),
+            "ask",
+        )
+    if weights and len(held) < need:
+        lacking = [host for host in weights if host not in held]
+        text = "Its weights are not on disk." if not held else f"Its weights are missing on {words.together(lacking)}."
+        return "plain", "not on disk", text, "ask"
+    if fits and not fits.get("ok"):
+        return "attention", "does not fit", words.sentence(fits.get("message")), "ask"
+    if fits:
+        return "good", "fits", "", "yes"
+    return "plain", "not known", "Whether it fits is not known; the question before the swap finds out.", "yes"

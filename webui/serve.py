@@ -1,0 +1,80 @@
+"""Serve the pages and the JSON twin: gunicorn, one process, 256 threads."""
+
+import errno
+import logging
+import os
+import socket
+import sys
+
+THREADS = 256
+PORT = 9999
+
+
+def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=None):
+    """Serve until SIGTERM or SIGINT. Returns never; exits 1 with a plain sentence when the port is taken."""
+    listener = listen(host, port)
+    from gunicorn.app.base import BaseApplication
+    from gunicorn.workers.gthread import ThreadWorker
+
+    class Worker(ThreadWorker):
+        """Ends its streams when it is told to stop, so that an open page does not hold it up."""
+
+        def handle_exit(self, sig, frame):
+            extensions = getattr(self.wsgi, "extensions", {})
+            if "streams" in extensions:
+                extensions["streams"].closing.set()
+            super().handle_exit(sig, frame)
+
+        handle_quit = handle_exit
+
+    class Server(BaseApplication):
+        def load_config(self):
+            settings = {
+                "bind": f"fd://{listener.fileno()}",
+                "worker_class": Worker,
+                "workers": 1,
+                "threads": THREADS,
+                "worker_connections": 1000,
+                "graceful_timeout": 2,
+                "timeout": 60,
+                "keepalive": 15,
+                "accesslog": "-" if access_log else None,
+                "loglevel": "warning",
+                "limit_request_line": 4094,
+                "proc_name": "spark-control",
+                "control_socket_disable": True,
+            }
+            for key, value in settings.items():
+                self.cfg.set(key, value)
+
+        def load(self):
+            # In the worker: threads don't survive a fork.
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+            logging.getLogger("httpx").setLevel(logging.WARNING)
+            from webui.app import create_app
+
+            app = create_app({"STATE_DIR": state_dir, **(config or {})} if state_dir else config)
+            app.extensions["jobs"].reconcile()
+            app.extensions["cluster"].start()
+            return app
+
+    where = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{listener.getsockname()[1]}"
+    print(f"Spark Control is on {where}", flush=True)
+    Server().run()
+
+
+def listen(host, port):
+    """A listening socket that gunicorn inherits, bound here so that a taken port is told in plain words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            other = f"spark-control serve --port {port + 1}"
+            sys.exit(f"Port {port} is in use by another program. Stop that one, or choose another: {other}")
+        reason = os.strerror(error.errno) if error.errno else error
+        sys.exit(f"Spark Control cannot listen on {host}, port {port}: {reason}.")
+    listener.listen(512)
+    return listener
