@@ -198,7 +198,7 @@ def _run_help(run: argparse.ArgumentParser, words: list[str]) -> int:
             print(_entry(operation.name, operation.description, width))
         return 0
     print(f"usage: spark-control run {chosen.name} [-e KEY=VALUE ...] [--check] [--diff]\n")
-    print(textwrap.fill(chosen.description, width))
+    print(textwrap.fill(chosen.about or chosen.description, width))
     if chosen.options:
         print("\noptions, each as -e NAME=VALUE:")
     for name, option in chosen.options.items():

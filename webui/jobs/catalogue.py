@@ -31,6 +31,7 @@ class Operation:
     playbook: Path
     description: str
     options: dict[str, dict] = field(default_factory=dict)
+    about: str = ""  # the spec's longer description
     spec: dict[str, dict] = field(default_factory=dict, repr=False)
 
     @property
@@ -142,11 +143,12 @@ def _read(project: Path, path: Path) -> Operation | None:
         if isinstance(spec, dict):
             entries.append((role, entry, settled, spec))
     own = [item for item in entries if path.stem in (item[1], item[0])]
-    merged, summary = {}, ""
+    merged, summary, about = {}, "", ""
     for _, _, settled, spec in own[:1] or entries:
         summary = summary or _sentence(spec.get("short_description"))
+        about = about or _sentence(spec.get("description"))
         for name, option in (spec.get("options") or {}).items():
-            if name not in settled and isinstance(option, dict):
+            if name not in settled and isinstance(option, dict) and not name.startswith("spark_control_"):
                 merged.setdefault(name, option)
     if not summary:
         summary = next(
@@ -157,6 +159,7 @@ def _read(project: Path, path: Path) -> Operation | None:
         playbook=path,
         description=summary,
         options={name: _described(option) for name, option in merged.items()},
+        about=about,
         spec={name: _argument(option) for name, option in merged.items()},
     )
 

@@ -1,0 +1,117 @@
+"""Jobs that are cut: cancelled at every point, or their supervisor killed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from jobs_project import ended, job_file, lay, until
+
+from webui.jobs import processes
+from webui.jobs.events import TIDY
+
+
+@pytest.fixture()
+def store(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("ANSIBLE_", "SPARK_"))]:
+        monkeypatch.delenv(name)
+    return lay(tmp_path)
+
+
+def of(store, job):
+    """The living processes of a job."""
+    return [pid for pid, owner in processes.tagged(store.state).items() if owner == job.id]
+
+
+def test_cancel_in_mid_task_ends_every_process_and_tidies_up(store, tmp_path):
+    gate = tmp_path / "gate"
+    job = store.start("long", {"gate": str(gate)})
+    until((tmp_path / "gate.waiting").exists)
+    assert len(of(store, job)) >= 3  # ansible-playbook, its worker, the task's shell
+    assert store.cancel(job.id, by="api")
+    assert job.status in ("cancelling", "cancelled")
+    assert store.cancel(job.id) or job.finished  # a second one does no harm
+    ended(job)
+    assert job.status == "cancelled"
+    assert job.cancelled_by == "api"
+    assert job.result["message"] == "Put away."
+    assert job.result["ok"] is False
+    assert (tmp_path / "gate.tidied").read_text() == job.id
+    assert of(store, job) == []
+    tidying = [event for event in job.events() if event["ident"] == "tidy"]
+    assert tidying
+    assert all(event["counter"] > TIDY for event in tidying)
+    assert [event["counter"] for event in job.follow()] == [event["counter"] for event in job.events()]
+    assert job.seconds < 12
+    assert not store.cancel(job.id)
+
+
+def test_cancel_while_starting(store, tmp_path):
+    job = store.start("long", {"gate": str(tmp_path / "gate")})
+    assert store.cancel(job.id)
+    ended(job)
+    assert job.status == "cancelled"
+    assert job.result["message"]
+    assert of(store, job) == []
+    assert not (tmp_path / "gate.waiting").exists()
+
+
+def test_cancel_before_the_first_event(store, tmp_path):
+    job = store.start("long", {"gate": str(tmp_path / "gate")})
+    until(lambda: of(store, job))
+    store.cancel(job.id)
+    assert ended(job).status == "cancelled"
+    assert of(store, job) == []
+
+
+def test_without_a_tidying_playbook_the_message_names_the_task(store, tmp_path):
+    (store.project / "playbooks/tidy_long.yml").unlink()
+    job = store.start("long", {"gate": str(tmp_path / "gate")})
+    until((tmp_path / "gate.waiting").exists)
+    until(lambda: job.view().current_task)
+    store.cancel(job.id)
+    ended(job)
+    assert job.result["message"].startswith("Cancelled at “Wait for the gate”.")
+
+
+def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_up(store, tmp_path):
+    job = store.start("long", {"gate": str(tmp_path / "gate")})
+    until((tmp_path / "gate.waiting").exists)
+    until(lambda: job.view().current_task)
+    os.kill(job_file(job)["pid"], signal.SIGKILL)
+    until(lambda: job.finished)
+    assert job.status == "interrupted"
+    message = "The run was cut off at “Wait for the gate”. Run it again: it takes up whatever is there."
+    assert job.result["message"] == message
+    assert of(store, job)  # the task's own processes go on
+    assert [other.id for other in store.reconcile()] == [job.id]
+    assert store.reconcile() == []
+    assert job_file(job)["status"] == "interrupted"
+    assert job_file(job, "result.json")["message"] == message
+    assert not (job.dir / "vars.json").exists()
+    following = ended(store.start("empty", {}))
+    assert following.status == "successful"
+    assert of(store, job) == []
+
+
+def test_a_running_jobs_processes_are_left_alone_by_others(store, tmp_path):
+    gate = tmp_path / "gate"
+    job = store.start("long", {"gate": str(gate)})
+    until((tmp_path / "gate.waiting").exists)
+    assert ended(store.start("empty", {})).status == "successful"
+    gate.touch()
+    assert ended(job).status == "successful"
+
+
+def test_ctrl_c_in_a_terminal_cancels_properly(store, tmp_path):
+    command = [sys.executable, "-m", "webui.cli", "run", "long", "-e", f"gate={tmp_path / 'gate'}"]
+    env = {**os.environ, "SPARK_CONTROL_STATE": str(store.state), "SPARK_CONTROL_PROJECT": str(store.project)}
+    run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    until((tmp_path / "gate.waiting").exists)
+    os.killpg(run.pid, signal.SIGINT)
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "Put away." in output
+    assert store.list()[0].status == "cancelled"
+    assert of(store, store.list()[0]) == []
