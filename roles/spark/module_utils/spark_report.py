@@ -108,15 +108,16 @@ def arithmetic(plan: dict, seen: dict) -> list[dict]:
             "weights": weights,
         }
         of = f"{gb(total)} on {node['host']}"
+        then = " once the present model is gone" if held else ""
         if weights + reserve > total:
             part = "Its weights" if parts == 1 else f"Its part of the weights (1 of {parts})"
             text = f"{part} take {gb(weights)}, and with {gb(reserve)} kept for the rest that is more than the {of}."
         elif weights > needs:
             text = f"Its weights take {gb(weights)} and it may use only {gb(needs)} of the {of}."
         elif free < needs:
-            text = f"It needs {gb(needs)} and {gb(free)} of the {of} are free once the present model is gone."
+            text = f"It needs {gb(needs)} and {gb(free)} of the {of} are free{then}."
         else:
-            text = f"It needs {gb(needs)}; {gb(free)} of the {of} are free once the present model is gone."
+            text = f"It needs {gb(needs)}; {gb(free)} of the {of} are free{then}."
             rows.append(row | {"ok": True, "message": text})
             continue
         rows.append(row | {"ok": False, "message": text})

@@ -49,7 +49,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
     holders = [host for host, found in sparks.items() if found and found["container"]]
     nodes = [node["host"] for node in plan["nodes"]] if plan else []
     problems = unreachable(seen, {head, *nodes, *(now["nodes"] if now else [])})
-    problems += unwell(plan, sparks, nodes, head) if plan else []
+    problems += unwell(plan, sparks, nodes, head) if plan else dockerless(sparks, list(sparks))
     rows = spark_report.arithmetic(plan, seen) if plan else []
     problems += [problem(row["host"], "memory", row["message"]) for row in rows if not row["ok"]]
     held = (sparks.get(head) or {}).get("lease")
@@ -111,16 +111,22 @@ def unreachable(seen: dict, wanted: set[str]) -> list[dict]:
     ]
 
 
+def dockerless(sparks: dict, hosts: list[str]) -> list[dict]:
+    """A problem for each of these Sparks whose docker does not answer."""
+    return [
+        problem(host, "docker", f"docker on {host} does not answer: {sparks[host]['docker']['error']}")
+        for host in hosts
+        if sparks.get(host) and not sparks[host]["docker"]["ok"]
+    ]
+
+
 def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     """What a node lacks for this plan: docker, the image (the same on all), the launcher, the weights."""
-    found = []
+    found = dockerless(sparks, nodes)
     ids = {}
     for host in nodes:
         there = sparks.get(host)
-        if not there:
-            continue
-        if not there["docker"]["ok"]:
-            found.append(problem(host, "docker", f"docker on {host} does not answer: {there['docker']['error']}"))
+        if not there or not there["docker"]["ok"]:
             continue
         ids[host] = there["images"].get(plan["image"])
         if not ids[host]:
@@ -144,6 +150,7 @@ def warnings(seen: dict, sparks: dict, now: dict | None, problems: list[dict]) -
     """What a person should know although it stops nothing."""
     named = {row["host"] for row in problems}
     said = [spark_report.fault(host, answer) for host, answer in seen.items() if not sparks[host] and host not in named]
+    said += [row["message"] for row in dockerless(sparks, list(sparks)) if row["host"] not in named]
     if now and now["plan"] is None:
         said.append(f"{now['title']} was not started from here; if the swap fails it cannot be put back.")
     return said

@@ -222,7 +222,7 @@ class Outcome:
         if fault := (answer or {}).get("problem"):
             return fault["message"], fault["code"], answer.get("log_tail") or []
         if (answer or {}).get("failed"):
-            return str(answer.get("msg", "")), "not_answering", []
+            return sentence(answer.get("msg")), "not_answering", []
         return "It was cut off.", "launch_failed", []
 
     def stop_trouble(self, stopped: dict) -> str:
@@ -238,6 +238,12 @@ class Outcome:
     def now(self) -> dict | None:
         """What serves, by the last look at every Spark."""
         return spark_report.serving(self.said["head"], self.said["seen"])
+
+
+def sentence(said: object) -> str:
+    """What a module said, closed like a sentence."""
+    text = " ".join(str(said or "It did not say why.").split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def public(serving: dict | None) -> dict | None:
