@@ -153,9 +153,9 @@ plan:
       type: str
     memory:
       description:
-        - What it says about memory, null where it says nothing. V(gpu_memory_utilization) is a share, V(gpu_memory_gb) GB,
-          V(max_model_len) tokens, V(max_num_seqs) requests, V(weights_bytes) and V(kv_bytes_per_token) bytes of the whole
-          model. V(kv_verified) is true for an author's own figure.
+        - What it says about memory, null where it says nothing. V(gpu_memory_utilization) is a share,
+          V(gpu_memory_gb) GB, V(max_model_len) tokens, V(max_num_seqs) requests, V(weights_bytes) and
+          V(kv_bytes_per_token) bytes of the whole model. V(kv_verified) is true for an author's own figure.
       type: dict
     warnings:
       description: What the recipe says that is not followed.

@@ -31,8 +31,11 @@ class CannotCarry(ValueError):
 
 
 class LauncherCall(NamedTuple):
-    """argv: what follows `launch-cluster.sh`. environment: to add to the process's own. script: None, or the text to
-    write to the path that argv names, before the call. detached: whether the launcher returns by itself."""
+    """How to call the launcher.
+
+    argv: what follows `launch-cluster.sh`. environment: to add to the process's own. script: None, or the text to write
+    to the path that argv names, before the call. detached: whether the launcher returns by itself.
+    """
 
     argv: list[str]
     environment: dict[str, str]
@@ -44,8 +47,8 @@ def launcher_exec_args(plan, launcher, container=None, docker_args=(), environme
     """Return the LauncherCall for a plan.
 
     plan: what `recipe_plan` returns. launcher: {"solo", "launch_script", "env", "daemon_exec"}: which of `--solo`,
-    `--launch-script`, `-e` and `-d` with `exec` this launcher has; optional "quotes_exec": whether it joins the words of
-    `exec` with `printf %q` (default: as `launch_script`). container: default is the plan's. docker_args: words
+    `--launch-script`, `-e` and `-d` with `exec` this launcher has; optional "quotes_exec": whether it joins the words
+    of `exec` with `printf %q` (default: as `launch_script`). container: default is the plan's. docker_args: words
     for `docker run`, such as ["--label", "spark-control.digest=sha256:…"]. environment: the process's own, whose
     VLLM_SPARK_EXTRA_DOCKER_ARGS is kept. script_path: where the caller writes the script. Mods are paths relative to
     the launcher's folder: call it from there. Raises CannotCarry.
@@ -119,7 +122,7 @@ def quote(value: str) -> str:
 
 
 def _exec_words(words, joins_with_q):
-    return list(words) if september else [" ".join(quote(word) for word in words)]
+    return list(words) if joins_with_q else [" ".join(quote(word) for word in words)]
 
 
 def _must(pattern, value, what):

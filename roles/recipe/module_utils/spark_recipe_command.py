@@ -105,7 +105,7 @@ def build(model, defaults, warnings, label):
 def needed(recipe, overrides, available, fail):
     """(fewest, wanted) Sparks: what the recipe can start on, and what it gets where `available` Sparks are.
 
-    One GPU a Spark, so a command's tensor × pipeline × data parallel size is its number of Sparks. v1 cannot say "one
+    One GPU a Spark, so the product of a command's parallel sizes is its number of Sparks. v1 cannot say "one
     or two": there a default tensor_parallel of 2 means just that, unless cluster_only, and a larger one means itself.
     """
     alone = _world(recipe, overrides, True, fail)
@@ -116,7 +116,7 @@ def needed(recipe, overrides, available, fail):
         return 1, 1
     if recipe.min_nodes > 1 and world < recipe.min_nodes:
         fail(
-            f"defaults.tensor_parallel: expected tensor × pipeline × data parallel of at least {recipe.min_nodes}"
+            f"defaults.tensor_parallel: expected a product of the parallel sizes of at least {recipe.min_nodes}"
             f" (min_nodes or cluster_only), got {world}"
         )
     if recipe.max_nodes is not None and world > recipe.max_nodes:
@@ -148,7 +148,7 @@ def compose(recipe, mode, count, port, host, overrides, fail) -> Launch:
     if appended:
         if not _ends_serving(text, fail):
             fail(
-                f"command: expected `{appended[0]} {{{appended[0][2:].replace('-', '_')}}}` in its `vllm serve` command;"
+                f"command: expected `{appended[0]} {{{appended[0][2:].replace('-', '_')}}}` in its `vllm serve`;"
                 " it does not end with that command, so nothing can be added to it"
             )
         text += " " + " ".join(map(quote, appended))
@@ -267,8 +267,8 @@ def _text(recipe, solo, port, host, overrides, fail):
             )
         if not any(c.start <= index < c.end for c in within) and not any(t.start < index < t.end for t in assigned):
             fail(
-                f"command: {{{slot.name}}} stands outside `vllm serve`, `export` and assignments; expected a plain value,"
-                f" got {value!r}"
+                f"command: {{{slot.name}}} stands outside `vllm serve`, `export` and assignments; expected a plain"
+                f" value, got {value!r}"
             )
     warnings = []
     sizes = [recipe.defaults.get(name) for name in _SIZES]
@@ -354,7 +354,7 @@ def _house_flag(command, flag, value, right, simple, warnings, recipe, fail):
     edits, words = [], command.words
     for i, word in enumerate(words):
         name, equals, given = word.text.partition("=")
-        if name != flag or not word.literal and not equals:
+        if name != flag or (not word.literal and not equals):
             continue
         if not equals and i + 1 == len(words):
             fail(f"command: {flag}: expected a value after it")

@@ -77,8 +77,8 @@ def dtype_bytes(name) -> float | None:
 def memory(found: dict, metadata: dict) -> dict:
     """The plan's `memory`: bytes for the whole model, None where neither the flags nor the metadata say.
 
-    kv_bytes_per_token by sparkrun's formula, 2 · layers · kv_heads · head_dim · bytes, is wrong for latent attention and
-    for hybrid models; kv_verified is true only for an author's own kv_vram_per_token.
+    kv_bytes_per_token by sparkrun's formula, 2 · layers · kv_heads · head_dim · bytes, is wrong for latent attention
+    and for hybrid models; kv_verified is true only for an author's own kv_vram_per_token.
     """
     weights = number(metadata.get("model_vram"))
     weights = weights * GIB if weights else None
