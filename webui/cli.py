@@ -37,12 +37,8 @@ def _main(argv: list[str]) -> int:
 
 
 def _add_serve(commands) -> None:
-    serve = commands.add_parser(
-        "serve", help="serve the page", description="Serve the page and the JSON twin."
-    )
-    serve.add_argument(
-        "--host", default="0.0.0.0", help="address to listen on (default: every one, %(default)s)"
-    )
+    serve = commands.add_parser("serve", help="serve the page", description="Serve the page and the JSON twin.")
+    serve.add_argument("--host", default="0.0.0.0", help="address to listen on (default: every one, %(default)s)")
     serve.add_argument("--port", type=int, default=9999, help="port to listen on (default: %(default)s)")
     serve.set_defaults(act=_serve)
 
@@ -72,9 +68,7 @@ def _add_run(commands, wants_help: bool) -> argparse.ArgumentParser:
     run.add_argument(
         "--asked-by", default="terminal", metavar="WHO", help="who asks, for the history (default: terminal)"
     )
-    run.add_argument(
-        "--background", action="store_true", help="housekeeping: shown in no list unless asked for"
-    )
+    run.add_argument("--background", action="store_true", help="housekeeping: shown in no list unless asked for")
     run.add_argument("--job-id", help=argparse.SUPPRESS)  # a folder that the web server has laid
     run.add_argument("--lock", type=int, help=argparse.SUPPRESS)  # and the descriptor of its held lock
     run.set_defaults(act=_run)
@@ -82,9 +76,7 @@ def _add_run(commands, wants_help: bool) -> argparse.ArgumentParser:
 
 
 def _add_jobs(commands) -> None:
-    jobs = commands.add_parser(
-        "jobs", help="list jobs, or show one", description="List the newest jobs, or show one."
-    )
+    jobs = commands.add_parser("jobs", help="list jobs, or show one", description="List the newest jobs, or show one.")
     jobs.add_argument("job", nargs="?", metavar="ID", help="show this job")
     jobs.add_argument("--json", action="store_true", help="as JSON")
     jobs.add_argument("--all", action="store_true", help="every job that is kept, background ones as well")
@@ -168,9 +160,7 @@ def _file(path: str) -> str:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeError) as error:
-        raise ValueError(
-            f"The file {path} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from None
+        raise ValueError(f"The file {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _mapping(text: str, what: str) -> dict:
@@ -235,9 +225,7 @@ def _jobs(args) -> int:
         return 0
     rows = [("ID", "OPERATION", "STATUS", "WHEN", "TOOK", "CHANGED")]
     for job in jobs:
-        what = " ".join(
-            filter(None, [job.operation, str(job.variables.get("model") or ""), "(check)" * job.check])
-        )
+        what = " ".join(filter(None, [job.operation, str(job.variables.get("model") or ""), "(check)" * job.check]))
         changed = {None: "", True: "yes", False: "no"}[job.changed]
         rows.append((job.id, what, job.status, _when(job.created), _length(job.seconds), changed))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -4,15 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
-from jobs_project import ended, job_file, lay, until
 
+from tests.integration.jobs_project import ended, job_file, lay, until
 from webui.jobs import processes
 from webui.jobs.events import TIDY
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ANSIBLE_", "SPARK_"))]:
         monkeypatch.delenv(name)
@@ -115,3 +116,13 @@ def test_ctrl_c_in_a_terminal_cancels_properly(store, tmp_path):
     assert "Put away." in output
     assert store.list()[0].status == "cancelled"
     assert of(store, store.list()[0]) == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
+def test_cancel_at_every_moment_of_the_start(store, tmp_path, delay):
+    """Not one of these may let the playbook run on: the gate never opens, so it would last for ever."""
+    job = store.start("long", {"gate": str(tmp_path / "gate")})
+    threading.Event().wait(delay)  # the moments lie between events that nobody reports
+    store.cancel(job.id)
+    assert ended(job, 8).status == "cancelled"
+    assert of(store, job) == []

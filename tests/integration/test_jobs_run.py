@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
-from jobs_project import command_lines, ended, job_file, lay, until, whole
 
+from tests.integration.jobs_project import command_lines, ended, job_file, lay, until, whole
 from webui.jobs import InvalidVariables, JobRunning, JobStore, UnknownOperation
 from webui.jobs.events import TIDY
 
 SECRET = "hunter2-Zaphod"
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ANSIBLE_", "SPARK_"))]:
         monkeypatch.delenv(name)

@@ -151,9 +151,7 @@ def _read(project: Path, path: Path) -> Operation | None:
             if name not in settled and isinstance(option, dict) and not name.startswith("spark_control_"):
                 merged.setdefault(name, option)
     if not summary:
-        summary = next(
-            (str(play["name"]) for play in plays if isinstance(play, dict) and play.get("name")), ""
-        )
+        summary = next((str(play["name"]) for play in plays if isinstance(play, dict) and play.get("name")), "")
     return Operation(
         name=path.stem,
         playbook=path,

@@ -70,9 +70,7 @@ def program(name: str = "ansible-playbook") -> str:
     return os.path.join(os.path.dirname(sys.executable), name)
 
 
-def shown_command(
-    operation: str, variables: Mapping[str, object], *, check: bool = False, diff: bool = False
-) -> str:
+def shown_command(operation: str, variables: Mapping[str, object], *, check: bool = False, diff: bool = False) -> str:
     """The line that does the same from a shell in the project's folder; `variables` already masked."""
     words = ["ansible-playbook"]
     if inventory := os.environ.get("ANSIBLE_INVENTORY"):

@@ -110,7 +110,5 @@ def _bounded(value: object, depth: int = 0) -> object:
 def _diff(value: object) -> object:
     """Keep a diff whole or say that it is too long: half a diff shows a change that is none."""
     return (
-        value
-        if len(json.dumps(value, default=str)) <= MAX_DIFF
-        else {"message": "The difference is too long to show."}
+        value if len(json.dumps(value, default=str)) <= MAX_DIFF else {"message": "The difference is too long to show."}
     )

@@ -52,13 +52,14 @@ def new_id(now: float) -> str:
     return f"{stamp}-{int(now % 1 * 65536):04x}"
 
 
-def write_json(path: Path, value: object) -> None:
-    """Replace `path` in one step; mode 0600."""
+def write_json(path: Path, value: object, *, durable: bool = False) -> None:
+    """Replace `path` in one step; mode 0600. `durable` waits for the disk: for what a power cut must not take."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(value, file, ensure_ascii=True, default=str)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(scratch, path)
 
 

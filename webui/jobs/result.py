@@ -15,7 +15,8 @@ def finished(
     ok = status == "successful"
     made = {"operation": operation, "ok": ok, "changed": view.changed}
     if isinstance(set_stats, dict):
-        return {**made, "message": _failures(view) or _plain_end(operation, ok, view), **set_stats}
+        found = {**made, "message": _failures(view) or _plain_end(operation, ok, view), **set_stats}
+        return found if ok else found | {"ok": False}  # whatever it said before it failed
     if ok:
         return made | {"message": _plain_end(operation, ok, view)}
     problems = [_problem(failure) for failure in view.failed]
@@ -69,18 +70,10 @@ def _failures(view: JobView) -> str:
 
 def _complaint(operation: str, complaints: Iterable[str]) -> str:
     text = " ".join(" ".join(complaints).split())[:1000].removeprefix("[ERROR]: ")
-    return (
-        f"{operation} did not start: {text}"
-        if text
-        else f"{operation} ended without saying why; see its output."
-    )
+    return f"{operation} did not start: {text}" if text else f"{operation} ended without saying why; see its output."
 
 
 def _plain_end(operation: str, ok: bool, view: JobView) -> str:
     if not ok:
         return f"{operation} failed."
-    return (
-        f"{operation} is done; it changed something."
-        if view.changed
-        else f"{operation} is done; nothing changed."
-    )
+    return f"{operation} is done; it changed something." if view.changed else f"{operation} is done; nothing changed."

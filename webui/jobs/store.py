@@ -60,11 +60,7 @@ class Job:
     def load(cls, folder: Path) -> "Job | None":
         """The job in a folder; None when there is none that can be read."""
         data = read_json(folder / "job.json")
-        if (
-            not data
-            or not isinstance(data.get("operation"), str)
-            or not isinstance(data.get("created"), int | float)
-        ):
+        if not data or not isinstance(data.get("operation"), str) or not isinstance(data.get("created"), int | float):
             return None
         return cls(folder, data)
 
@@ -120,9 +116,7 @@ class Job:
         """One of STATUSES: from the lock, not from hearsay."""
         if self._data.get("status") in FINAL:
             return self._data["status"]
-        held = is_held(
-            self.dir / "lock"
-        )  # before job.json is read: a supervisor writes its end, then lets go
+        held = is_held(self.dir / "lock")  # before job.json is read: a supervisor writes its end, then lets go
         data = self.data
         if data.get("status") in FINAL:
             return data["status"]
@@ -273,9 +267,7 @@ class JobStore:
         times = [job.data["seconds"] for job in self._like(operation, variables)]
         return round(statistics.median(times), 1) if times else None
 
-    def expected_phases(
-        self, operation: str, variables: Mapping[str, object] | None = None
-    ) -> dict[str, float]:
+    def expected_phases(self, operation: str, variables: Mapping[str, object] | None = None) -> dict[str, float]:
         """Task name → seconds: the medians of the same jobs."""
         times: dict[str, list[float]] = {}
         for job in self._like(operation, variables):
@@ -483,6 +475,7 @@ class JobStore:
         env = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
         env |= {"SPARK_CONTROL_STATE": str(self.state), "SPARK_CONTROL_PROJECT": str(self.project)}
         env |= {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        env.pop(processes.TAG, None)  # a job that a playbook starts is not part of that playbook's job
         with open(job.dir / "supervisor.log", "ab") as log:
             child = subprocess.Popen(
                 [

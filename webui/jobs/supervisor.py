@@ -28,6 +28,10 @@ TIDY_SECONDS = 60.0  # bound of the tidying run
 SHORTEST_SECRET = 4  # characters; masking a shorter one would mask half of every output
 
 
+class _Cancelled(Exception):
+    """The job was cancelled before its playbook began."""
+
+
 class Supervisor:
     """Runs one job. `lock`: the held descriptor of its lock; `live`: print Ansible's output as it comes."""
 
@@ -44,6 +48,7 @@ class Supervisor:
         self.playbook_pid: int | None = None
         self.stopping = threading.Event()
         self.hurry = threading.Event()
+        self.over = threading.Event()  # the playbook has ended, or will not start any more
         self.cut_at: str | None = None
         self._canceller: threading.Thread | None = None
         self._offset = 0
@@ -60,11 +65,13 @@ class Supervisor:
             if (self.job.dir / "cancel").exists():
                 self._begin_cancel()
             self.store.end_leftovers()
-            if not self.stopping.is_set():
+            with contextlib.suppress(_Cancelled):
                 code = self._play("run", self.job.operation, self.variables)
+            self.over.set()
             status, found = self._outcome(code)
         except Exception as error:
             traceback.print_exc()
+            self.over.set()
             processes.end(self.store.state, {self.job.id}, grace=1)
             status = "cancelled" if self.stopping.is_set() else "failed"
             found = result.crashed(self.job.operation, f"{type(error).__name__}: {error}")
@@ -87,7 +94,7 @@ class Supervisor:
         ended = time.time()
         with contextlib.suppress(OSError):
             (self.job.dir / "vars.json").unlink()
-        write_json(self.job.dir / "result.json", _masked(found, self.secrets))
+        write_json(self.job.dir / "result.json", _masked(found, self.secrets), durable=True)
         self.data |= {
             "status": status,
             "ended": ended,
@@ -96,7 +103,7 @@ class Supervisor:
             "rc": code,
             "phases": self.view.seconds(),
         }
-        self._write()
+        self._write(durable=True)
         with contextlib.suppress(OSError):
             self.store.prune()
 
@@ -124,7 +131,7 @@ class Supervisor:
         # After prepare(), which forgets settings given to it when there is no file of them. The poll only
         # matters when a stray process keeps the terminal open after ansible-playbook has ended.
         config.pexpect_timeout = 1
-        config.suppress_ansible_output = not self.live
+        config.suppress_ansible_output = True  # _print does that, and outlives a closed terminal
         env = environment(self.store.project, self.store.state, self.job.id, os.environ)
         if self.live and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
             env.setdefault("ANSIBLE_FORCE_COLOR", "true")
@@ -135,6 +142,8 @@ class Supervisor:
         runner = Runner(config, event_handler=self._on_event, status_handler=self._on_status)
         try:
             runner.run()
+        except _Cancelled:
+            raise
         except Exception:
             # A stray process can keep the terminal open for longer than runner has patience (pexpect's
             # TIMEOUT).
@@ -148,8 +157,10 @@ class Supervisor:
     # Runner's callbacks
 
     def _on_status(self, status: dict, runner_config) -> None:
-        if status["status"] == "running":
+        if status["status"] == "running":  # ansible-playbook is about to start
             self._scrub(Path(runner_config.artifact_dir))
+            if self.stopping.is_set() and runner_config.ident == "run":
+                raise _Cancelled
 
     def _on_event(self, raw: dict) -> bool:
         """Every event, before runner writes it. Returning True has it written."""
@@ -171,7 +182,16 @@ class Supervisor:
             if text.startswith("[ERROR]") or raw["event"] == "error":
                 self.complaints.append(text)
         self.view.feed(events.trim(raw, raw["counter"] + self._offset))
+        if self.live and (raw["stdout"] or raw["event"] == "verbose"):
+            self._print(raw["stdout"])
         return True
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text.replace("\r\n", "\n"), flush=True)
+        except OSError:
+            self.live = False  # nobody looks any more (`| head`); the job goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _scrub(self, artifacts: Path) -> None:
         # Runner keeps the run's whole environment in this file.
@@ -197,33 +217,20 @@ class Supervisor:
         if not (self.job.dir / "cancel").exists():
             write_json(self.job.dir / "cancel", {"by": "terminal", "at": time.time()})
         self.cut_at = self.view.current_task
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline and not self.hurry.is_set():
-            pids = self._playbooks()
-            # None: not started yet, or over. A fork that is just happening gets the time to show itself.
-            if not pids and (self.hurry.wait(0.1) or not (pids := self._playbooks())):
-                break
-            for pid in pids:
-                processes.send(pid, signal.SIGTERM)
-            if self._gone(pids, deadline):
-                break
+        deadline, told = time.monotonic() + GRACE, 0.0
+        # TERM again each second: one that hits between fork and exec is lost.
+        while not self.over.wait(0.02) and time.monotonic() < deadline and not self.hurry.is_set():
+            if time.monotonic() - told > 1:
+                # Its pid stands in its first event, but it can be cancelled before that: it is our one child.
+                for pid in processes.children(os.getpid()):
+                    processes.send(pid, signal.SIGTERM)
+                    told = time.monotonic()
         processes.end(self.store.state, {self.job.id}, grace=0 if self.hurry.is_set() else 1.0)
-
-    def _playbooks(self) -> list[int]:
-        """ansible-playbook, our one child, whether it has said its pid in an event yet or not."""
-        return processes.children(os.getpid())
-
-    def _gone(self, pids: list[int], deadline: float) -> bool:
-        while time.monotonic() < deadline and not self.hurry.is_set():
-            if not any(processes.started(pid) for pid in pids):
-                return True
-            self.hurry.wait(0.05)
-        return False
 
     def _tidy(self) -> dict | None:
         """After a cancel: `playbooks/tidy_<operation>.yml`, bounded. Returns the result that it sets."""
         name = f"tidy_{self.job.operation}"
-        began = (self.job.dir / "artifacts/run/job_events").exists()
+        began = self.view.counter > 0  # without an event nothing was touched
         if self.data["check"] or not began or not (self.store.project / "playbooks" / f"{name}.yml").exists():
             return None
         self.set_stats = None
@@ -244,8 +251,8 @@ class Supervisor:
                 return
         processes.end(self.store.state, {self.job.id}, grace=1.0)
 
-    def _write(self) -> None:
-        write_json(self.job.dir / "job.json", self.data)
+    def _write(self, *, durable: bool = False) -> None:
+        write_json(self.job.dir / "job.json", self.data, durable=durable)
 
 
 def _strings(value: object) -> list[str]:

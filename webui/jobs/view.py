@@ -141,9 +141,7 @@ class JobView:
             task["seconds"] = round(max(task["seconds"] or 0.0, event["created"] - task["started"]), 3)
         if bad:
             said = message or f"{task['name']} failed."
-            self.failed.append(
-                {"host": event["host"], "task": task["name"], "message": said, "status": status}
-            )
+            self.failed.append({"host": event["host"], "task": task["name"], "message": said, "status": status})
 
 
 def _message(event: dict) -> str | None:
