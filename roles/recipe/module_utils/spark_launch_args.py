@@ -112,10 +112,7 @@ def launcher_exec_args(plan, launcher, container=None, docker_args=(), environme
 
 
 def quote(value: str) -> str:
-    """One word of bash that is this value, on one line.
-
-    `'\\''` and not `'"'"'`: the older launcher's bash is interactive, and history expansion miscounts the latter.
-    """
+    """One word of bash that is this value, on one line, so that a launcher that edits lines leaves it whole."""
     if value and CARRIED.fullmatch(value):
         return value
     return "'" + value.replace("'", "'\\''").replace("\n", "'$'\\n''") + "'"

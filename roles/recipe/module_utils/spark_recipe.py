@@ -250,4 +250,5 @@ def _plainly(error):
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"expected YAML, got {error.problem} in line {mark.line + 1}, column {mark.column + 1}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return text if text.startswith("expected ") else f"expected YAML, got {text}"

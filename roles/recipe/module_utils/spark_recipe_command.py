@@ -66,6 +66,8 @@ def template(command, version, defaults, faults, warnings, label):
         text = "\n".join(line for line in text.split("\n") if line.strip() not in ("", "\\"))
     text = re.sub(r"[\\\s]+\Z", "", text)
     units = _format_units(text, faults) if version == "1" else _brace_units(text, warnings, label)
+    if len(faults) > before:
+        return units
     known = {*defaults, "model", *_HOUSE, *_SIZES}
     for slot in dict.fromkeys(u for u in units if isinstance(u, Slot)):
         if slot.name not in known:
@@ -207,7 +209,7 @@ def _values(recipe, solo, port, host, overrides, fail):
     text means the same in every shell; any other default, and every override, is one literal.
     """
     used = {u.name for u in recipe.units if isinstance(u, Slot)}
-    values = {name: value for name, value in recipe.defaults.items() if name in used}
+    values = dict(recipe.defaults)
     values.setdefault("model", recipe.model or "")
     values |= {"port": port, "host": host}
     for name, value in overrides.items():
@@ -232,6 +234,8 @@ def _values(recipe, solo, port, host, overrides, fail):
         text = texts.get(name, "")
         if "\0" in text or any(0xD800 <= ord(c) < 0xE000 for c in text):
             fail(f"{name}: expected text without NUL bytes or broken characters")
+    if overrides:  # one of them may have come in by way of a default that mentions it
+        own = {name for name in own if "{" not in str(values[name])}
     return texts, {name for name in own if _FLAGS_TEXT.fullmatch(texts[name])}
 
 

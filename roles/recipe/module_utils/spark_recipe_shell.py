@@ -24,6 +24,7 @@ _OPERATORS = (
     ";", "&", "|", "<", ">", "(", ")",
 )  # fmt: skip
 _REDIRECTIONS = {"<", ">", ">>", "<<", "<<-", "<<<", "<&", ">&", "<>", ">|", "&>", "&>>"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _METACHARACTERS = set(" \t\n;&|<>()")
 _RESERVED = {"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time"}
 _CLOSING = {"fi", "done", "esac", "}"}
@@ -279,12 +280,7 @@ class Reader:
             self._until("]", "arithmetic", opening="[")
         elif after == "'" and where == "bare":
             self.i += 2
-            while self._at() != "'":
-                if self._at() == "":
-                    raise ShellError("a quote opens and never closes")
-                self.i += self._at() == "\\"
-                self._plain("$' … '")
-            self.i += 1
+            return self._escapes(value)
         elif after == '"' and where == "bare":
             self.i += 1
             self._double(value, '$" … "')
@@ -295,6 +291,25 @@ class Reader:
             self.i += 1
             return True
         return False
+
+    def _escapes(self, value):
+        """Step over the rest of $'…'; true if it has no more than the simple escapes, decoded into value."""
+        literal = True
+        while self._at() != "'":
+            c = self._at()
+            if c == "":
+                raise ShellError("a quote opens and never closes")
+            if isinstance(c, Slot):
+                self._slot("$' … '")
+                continue
+            if c == "\\":
+                self.i += 1
+                c = _ESCAPES.get(self._at()) if isinstance(self._at(), str) else None
+                literal &= c is not None
+            value.append(c or "")
+            self._plain("$' … '")
+        self.i += 1
+        return literal
 
     def _until(self, closing, where, depth=1, opening=""):
         while depth:
@@ -364,7 +379,7 @@ def plain(value: str) -> bool:
 
 
 def quote_single(value: str) -> str:
-    """The value for inside an author's '…'. `'\\''` and not `'"'"'`, which an interactive bash can read as history."""
+    """The value for inside an author's '…'."""
     return value.replace("'", "'\\''").replace("\n", "'$'\\n''")
 
 
