@@ -152,10 +152,15 @@ class Spark:
 
     def started(self):
         if os.path.isdir(self.root) and os.listdir(self.root) and not os.path.exists(os.path.join(self.root, MARKER)):
-            self.module.fail_json(msg=f"{self.root} is not empty and is no demo root (it has no {MARKER}): choose another folder.")
+            self.module.fail_json(
+                msg=f"{self.root} is not empty and is no demo root (it has no {MARKER}): choose another folder."
+            )
         if not self.check:
             os.makedirs(self.root, exist_ok=True)
-            self.write(os.path.join(self.root, MARKER), "The simulated Sparks of Spark Control. playbooks/demo.yml lays and removes this.\n")
+            self.write(
+                os.path.join(self.root, MARKER),
+                "The simulated Sparks of Spark Control. playbooks/demo.yml lays and removes this.\n",
+            )
         with Lock(self.root, self.check):
             self.lay_shared()
         self.lay_host()
@@ -196,14 +201,20 @@ class Spark:
         if not os.path.exists(os.path.join(self.root, MARKER)):
             self.module.fail_json(msg=f"{self.root} is no demo root (it has no {MARKER}): it is left as it is.")
         self.stopped()
-        if os.path.isdir(self.folder):
-            self.note(f"removed {self.folder}")
-            if not self.check:
-                shutil.rmtree(self.folder)
         if self.check:
+            self.note(f"removed {self.folder}")
             return
-        with Lock(self.root, False):
-            left = [name for name in os.listdir(self.root) if os.path.exists(os.path.join(self.root, name, "host.json"))]
+        try:
+            lock = Lock(self.root, False)
+        except FileNotFoundError:
+            return  # another host was the last
+        with lock:
+            if os.path.isdir(self.folder):
+                self.note(f"removed {self.folder}")
+                shutil.rmtree(self.folder)
+            left = [
+                name for name in os.listdir(self.root) if os.path.exists(os.path.join(self.root, name, "host.json"))
+            ]
             if not left:
                 self.note(f"removed {self.root}")
                 shutil.rmtree(self.root)
@@ -217,28 +228,54 @@ class Spark:
             if name.endswith(".py"):
                 self.copy(os.path.join(files, "lib", name), os.path.join(self.root, "lib", name))
         for name in sorted(os.listdir(os.path.join(files, "container-bin"))):
-            self.copy(os.path.join(files, "container-bin", name), os.path.join(self.root, "lib", "container-bin", name), 0o755)
+            self.copy(
+                os.path.join(files, "container-bin", name), os.path.join(self.root, "lib", "container-bin", name), 0o755
+            )
         run = shell_word(os.path.join(self.root, "lib", "run.py"))
         folder = os.path.join(self.root, "lib", "container-bin")
-        self.write(os.path.join(folder, "vllm"), f'#!/bin/sh\nexec {python} -SE {run} "$SPARK_SIM_HOST" vllm "$@"\n', 0o755)
+        self.write(
+            os.path.join(folder, "vllm"), f'#!/bin/sh\nexec {python} -SE {run} "$SPARK_SIM_HOST" vllm "$@"\n', 0o755
+        )
         self.write(os.path.join(folder, "python3"), f'#!/bin/sh\nexec {python} -SE "$@"\n', 0o755)
         for name in sorted(os.listdir(os.path.join(files, "recipes"))):
             self.copy(os.path.join(files, "recipes", name), os.path.join(self.root, "recipes", name))
         self.write(os.path.join(self.root, "demo.json"), json.dumps({"load_seconds": self.p["load_seconds"]}) + "\n")
 
     def lay_host(self):
-        facts = {"name": self.p["name"], "address": self.p["address"], "root": self.root, "mem_total_kb": MEM_TOTAL_KB, "mem_baseline_kb": MEM_BASELINE_KB}
-        for part in ("proc", "memory", "faults", "docker/containers", "docker/names", "home/.cache/huggingface/hub", "home/spark-vllm-docker"):
+        facts = {
+            "name": self.p["name"],
+            "address": self.p["address"],
+            "root": self.root,
+            "mem_total_kb": MEM_TOTAL_KB,
+            "mem_baseline_kb": MEM_BASELINE_KB,
+        }
+        for part in (
+            "proc",
+            "memory",
+            "faults",
+            "docker/containers",
+            "docker/names",
+            "home/.cache/huggingface/hub",
+            "home/spark-vllm-docker",
+        ):
             self.directory(os.path.join(self.folder, part))
         for name in PROGRAMS:
             words = (self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, name)
             self.write(self.at("bin", name), f'#!/bin/sh\nexec {" ".join(map(shell_word, words))} "$@"\n', 0o755)
-        self.write(self.at("bin", "loginctl"), "#!/bin/sh\n# Background work outlives the session here, as with linger.\necho Linger=yes\n", 0o755)
+        self.write(
+            self.at("bin", "loginctl"),
+            "#!/bin/sh\n# Background work outlives the session here, as with linger.\necho Linger=yes\n",
+            0o755,
+        )
         if not os.path.exists(self.at("docker", "images.json")) or self.images_differ():
             self.write(self.at("docker", "images.json"), json.dumps(self.p["images"], indent=1) + "\n")
         launcher = os.path.join(self.p["files"], f"launch-cluster-{self.p['launcher']}.sh")
         self.copy(launcher, self.at("home", "spark-vllm-docker", "launch-cluster.sh"), 0o755)
-        self.write(self.at("home", "spark-vllm-docker", "mods", "demo-note", "run.sh"), '#!/bin/bash\necho "A mod of the demo: nothing to patch."\n', 0o755)
+        self.write(
+            self.at("home", "spark-vllm-docker", "mods", "demo-note", "run.sh"),
+            '#!/bin/bash\necho "A mod of the demo: nothing to patch."\n',
+            0o755,
+        )
         self.write(self.at("address"), self.p["address"] + "\n")
         self.write(self.at("host.json"), json.dumps(facts) + "\n")  # last: its presence says that the host is whole
 
@@ -260,7 +297,10 @@ class Spark:
         snapshot = os.path.join(folder, "snapshots", revision)
         self.write(os.path.join(folder, "refs", "main"), revision)
         names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-        index = {"metadata": {"total_size": total}, "weight_map": {f"model.layers.{number}.weight": name for number, name in enumerate(names)}}
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {f"model.layers.{number}.weight": name for number, name in enumerate(names)},
+        }
         texts = {
             "config.json": model["config"],
             "generation_config.json": {"transformers_version": "5.0.0"},
@@ -274,7 +314,10 @@ class Spark:
             self.write(os.path.join(folder, "blobs", etag), text)
             self.link(os.path.join(snapshot, name), f"../../blobs/{etag}")
         if not os.path.exists(os.path.join(snapshot, "demo.json")):  # a test's own is left
-            self.write(os.path.join(snapshot, "demo.json"), json.dumps({"load_seconds": None, "behaviour": "ok", **model["demo"]}) + "\n")
+            self.write(
+                os.path.join(snapshot, "demo.json"),
+                json.dumps({"load_seconds": None, "behaviour": "ok", **model["demo"]}) + "\n",
+            )
         state = model["state"]
         present = {"complete": names, "metadata": []}.get(state, names[:-1])
         for name in present:
@@ -381,18 +424,17 @@ class Spark:
 
 
 class Lock:
-    """One host at a time writes what all share."""
+    """One host at a time writes what all share. Raises FileNotFoundError when there is no root."""
 
     def __init__(self, root, check):
-        self.path = None if check else os.path.join(root, ".lock")
+        self.file = None if check else open(os.path.join(root, ".lock"), "a")  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self):
-        if self.path:
-            self.file = open(self.path, "a")  # noqa: SIM115 - held until __exit__
+        if self.file:
             fcntl.flock(self.file, fcntl.LOCK_EX)
 
     def __exit__(self, *_):
-        if self.path:
+        if self.file:
             self.file.close()
 
 
@@ -426,7 +468,12 @@ def main():
     )
     spark = Spark(module)
     getattr(spark, module.params["state"])()
-    result = {"changed": bool(spark.changes), "changes": spark.changes, "state": module.params["state"], "folder": spark.folder}
+    result = {
+        "changed": bool(spark.changes),
+        "changes": spark.changes,
+        "state": module.params["state"],
+        "folder": spark.folder,
+    }
     if module._diff and spark.changes:
         result["diff"] = {"prepared": "\n".join(spark.changes) + "\n"}
     module.exit_json(**result)

@@ -125,8 +125,10 @@ class Container:
         try:
             with open(self.path("log"), "ab") as log:
                 # PID 1's folder is the container's root, which is what translate() counts on.
+                # `./program` is one of the image's working folder, which is on the PATH here.
+                command = [self.facts["cmd"][0].removeprefix("./"), *self.facts["cmd"][1:]]
                 process = self.spawn(
-                    self.facts["cmd"], workdir="/", stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                    command, workdir="/", stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                 )
         finally:
             for number, handler in before.items():
@@ -136,9 +138,24 @@ class Container:
 
     def exec_detached(self, argv, workdir=None, env=None):
         nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = self.spawn(argv, workdir, env, **nothing)
-        record = {"argv": argv, "workdir": workdir, "env": env, "pid": process.pid, "ticks": ticks(process.pid)}
-        write_atomic(self.path("execs", f"{time.time_ns()}.json"), json.dumps(record))
+        self.record(self.spawn(argv, workdir, env, **nothing), argv, workdir, env)
+
+    def exec_attached(self, argv, workdir=None, env=None, **streams):
+        """Run it to its end; the exit code. It lives on when whoever waits here is killed."""
+        process = self.spawn(argv, workdir, env, **streams)
+        path = self.record(process, argv, workdir, env)
+        code = process.wait()
+        if not self.host.off:  # switched off is not ended: it is started again with the host
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        return 128 - code if code < 0 else code
+
+    def record(self, process, argv, workdir, env):
+        """Note what was started in the container, so that a stopped demo can start it again; the note's path."""
+        facts = {"argv": argv, "workdir": workdir, "env": env, "pid": process.pid, "ticks": ticks(process.pid)}
+        path = self.path("execs", f"{time.time_ns()}.json")
+        write_atomic(path, json.dumps(facts))
+        return path
 
     def kill_processes(self):
         """End every process of the container at once, and wait until they are gone."""
@@ -288,7 +305,9 @@ def images(host):
 def find_image(host, name):
     """An image by name, name:tag or id. None when there is none."""
     for image in images(host):
-        if full_name(name) in image["tags"] or (len(name) > 6 and image["id"].removeprefix("sha256:").startswith(name.removeprefix("sha256:"))):
+        if full_name(name) in image["tags"] or (
+            len(name) > 6 and image["id"].removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
+        ):
             return image
     return None
 

@@ -20,9 +20,44 @@ from sim_host import Host
 VERSION = "28.3.3"
 
 RUN_VALUES = {
-    *("--name", "--gpus", "-e", "--env", "--env-file", "-v", "--volume", "-l", "--label", "--network", "--net", "--ipc"),
-    *("--ulimit", "--shm-size", "-m", "--memory", "--memory-swap", "--pids-limit", "--cap-add", "--cap-drop", "--device"),
-    *("--entrypoint", "-p", "--publish", "-w", "--workdir", "--restart", "-u", "--user", "-h", "--hostname", "--runtime"),
+    *(
+        "--name",
+        "--gpus",
+        "-e",
+        "--env",
+        "--env-file",
+        "-v",
+        "--volume",
+        "-l",
+        "--label",
+        "--network",
+        "--net",
+        "--ipc",
+    ),
+    *(
+        "--ulimit",
+        "--shm-size",
+        "-m",
+        "--memory",
+        "--memory-swap",
+        "--pids-limit",
+        "--cap-add",
+        "--cap-drop",
+        "--device",
+    ),
+    *(
+        "--entrypoint",
+        "-p",
+        "--publish",
+        "-w",
+        "--workdir",
+        "--restart",
+        "-u",
+        "--user",
+        "-h",
+        "--hostname",
+        "--runtime",
+    ),
     *("--mount", "--security-opt", "--log-driver", "--log-opt", "--pull", "--stop-timeout", "--add-host", "--cpus"),
     *("--pid", "--platform", "--group-add", "--tmpfs", "--cgroupns", "--userns"),
 }
@@ -58,7 +93,9 @@ def dispatch(host, arguments):
         command = {"ls": "ps", "list": "ps", "inspect": "container inspect"}.get(rest[0], rest[0])
         rest = rest[1:]
     elif command == "image" and rest:
-        command = {"ls": "images", "list": "images", "inspect": "image inspect", "tag": "tag"}.get(rest[0], "image " + rest[0])
+        command = {"ls": "images", "list": "images", "inspect": "image inspect", "tag": "tag"}.get(
+            rest[0], "image " + rest[0]
+        )
         rest = rest[1:]
     if command not in COMMANDS:
         raise DockerError(f"docker: unknown command: docker {command}\n\nRun 'docker --help' for more information")
@@ -79,7 +116,7 @@ def dispatch(host, arguments):
 def do_run(host, arguments):
     options, rest = flags("run", arguments, RUN_VALUES, RUN_SWITCHES)
     if not rest:
-        raise DockerError('docker: "docker run" requires at least 1 argument\n\nSee \'docker run --help\'.', 1)
+        raise DockerError("docker: \"docker run\" requires at least 1 argument\n\nSee 'docker run --help'.", 1)
     name, command = rest[0], rest[1:]
     image = store.find_image(host, name)
     if image is None:
@@ -93,7 +130,7 @@ def do_run(host, arguments):
     sim_hostd.start(host)
     labels = dict(split_pair(label) for label in values(options, "-l", "--label"))
     environment = read_environment(options)
-    binds = values(options, "-v", "--volume")
+    binds = [own_path(host, bind) for bind in values(options, "-v", "--volume")]
     for bind in binds:
         source = bind.split(":")[0]
         if ":" not in bind:
@@ -112,10 +149,27 @@ def do_run(host, arguments):
     if not values(options, "-d", "--detach"):
         return run_attached(host, (name, image), command or ["true"], environment, labels, binds)
     container = store.create(
-        host, container_name, (name, image), command or ["sleep", "infinity"], environment, labels, binds, auto_remove, arguments
+        host,
+        container_name,
+        (name, image),
+        command or ["sleep", "infinity"],
+        environment,
+        labels,
+        binds,
+        auto_remove,
+        arguments,
     )
     print(container.id)
     return 0
+
+
+def own_path(host, path):
+    """A path in the home of another Spark means the same one here: real Sparks' homes have the same path everywhere, and the
+    launcher counts on it when it gives a worker the head's cache folder."""
+    name, slash, rest = path.removeprefix(host.root + "/").partition("/")
+    if slash and path.startswith(host.root + "/") and os.path.exists(os.path.join(host.root, name, "host.json")):
+        return host.path(rest)
+    return path
 
 
 def run_attached(host, image, command, environment, labels, binds):
@@ -130,7 +184,7 @@ def run_attached(host, image, command, environment, labels, binds):
 def do_exec(host, arguments):
     options, rest = flags("exec", arguments, EXEC_VALUES, EXEC_SWITCHES)
     if len(rest) < 2:
-        raise DockerError('docker: "docker exec" requires at least 2 arguments\n\nSee \'docker exec --help\'.', 1)
+        raise DockerError("docker: \"docker exec\" requires at least 2 arguments\n\nSee 'docker exec --help'.", 1)
     container = store.find(host, rest[0])
     if not container.running:
         raise DockerError(f"Error response from daemon: container {container.id} is not running")
@@ -140,9 +194,7 @@ def do_exec(host, arguments):
         container.exec_detached(rest[1:], workdir, environment)
         return 0
     interactive = values(options, "-i", "--interactive", "-it", "-ti")
-    process = container.spawn(rest[1:], workdir, environment, stdin=None if interactive else subprocess.DEVNULL)
-    code = process.wait()
-    return 128 - code if code < 0 else code
+    return container.exec_attached(rest[1:], workdir, environment, stdin=None if interactive else subprocess.DEVNULL)
 
 
 def do_rm(host, arguments):
@@ -204,7 +256,9 @@ def do_cp(host, arguments):
         shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
     else:
         if not os.path.isdir(os.path.dirname(target.rstrip("/"))):
-            raise DockerError(f"Error response from daemon: Could not find the file {os.path.dirname(paths[1])} in container")
+            raise DockerError(
+                f"Error response from daemon: Could not find the file {os.path.dirname(paths[1])} in container"
+            )
         shutil.copy2(source, target)
     return 0
 
@@ -221,12 +275,19 @@ def container_path(host, text):
 
 
 def do_ps(host, arguments):
-    options, _ = flags("ps", arguments, {"-f", "--filter", "--format", "-n"}, {"-a", "--all", "-q", "--quiet", "--no-trunc", "-aq", "-qa"})
+    options, _ = flags(
+        "ps",
+        arguments,
+        {"-f", "--filter", "--format", "-n"},
+        {"-a", "--all", "-q", "--quiet", "--no-trunc", "-aq", "-qa"},
+    )
     everything = values(options, "-a", "--all", "-aq", "-qa")
     full = values(options, "--no-trunc")
     rows = []
     for container in store.containers(host):
-        if (container.running or everything) and all(matches(container, *split_pair(f)) for f in values(options, "-f", "--filter")):
+        if (container.running or everything) and all(
+            matches(container, *split_pair(f)) for f in values(options, "-f", "--filter")
+        ):
             rows.append(ps_row(container, full))
     template = (values(options, "--format") or [None])[-1]
     if values(options, "-q", "--quiet", "-aq", "-qa"):
@@ -236,7 +297,15 @@ def do_ps(host, arguments):
     elif template:
         print_lines(render(template.removeprefix("table "), row) for row in rows)
     else:
-        columns = {"CONTAINER ID": "ID", "IMAGE": "Image", "COMMAND": "Command", "CREATED": "RunningFor", "STATUS": "Status", "PORTS": "Ports", "NAMES": "Names"}
+        columns = {
+            "CONTAINER ID": "ID",
+            "IMAGE": "Image",
+            "COMMAND": "Command",
+            "CREATED": "RunningFor",
+            "STATUS": "Status",
+            "PORTS": "Ports",
+            "NAMES": "Names",
+        }
         print_table(list(columns), [[row[key] for key in columns.values()] for row in rows])
     return 0
 
@@ -259,7 +328,9 @@ def ps_row(container, full):
         "RunningFor": f"{age} ago",
         "Size": "0B",
         "State": "running" if container.running else "exited",
-        "Status": f"Up {human_age(time.time() - facts['started'])}" if container.running else f"Exited ({facts['exit_code']}) {age} ago",
+        "Status": f"Up {human_age(time.time() - facts['started'])}"
+        if container.running
+        else f"Exited ({facts['exit_code']}) {age} ago",
     }
 
 
@@ -317,7 +388,13 @@ def inspect_one(host, name, kinds):
             "Architecture": "arm64",
             "Os": "linux",
             "Size": image["size"],
-            "Config": {"Env": [f"{k}={v}" for k, v in store.IMAGE_ENV.items()], "Cmd": None, "Entrypoint": None, "Labels": {}, "WorkingDir": "/workspace"},
+            "Config": {
+                "Env": [f"{k}={v}" for k, v in store.IMAGE_ENV.items()],
+                "Cmd": None,
+                "Entrypoint": None,
+                "Labels": {},
+                "WorkingDir": "/workspace",
+            },
         }
     if "container" in kinds:
         raise DockerError(f"Error: No such object: {name}")
@@ -331,7 +408,16 @@ def describe(container):
     mounts = []
     for bind in facts["binds"]:
         source, target, *mode = bind.split(":")
-        mounts.append({"Type": "bind", "Source": source, "Destination": target, "Mode": ":".join(mode), "RW": "ro" not in mode, "Propagation": "rprivate"})
+        mounts.append(
+            {
+                "Type": "bind",
+                "Source": source,
+                "Destination": target,
+                "Mode": ":".join(mode),
+                "RW": "ro" not in mode,
+                "Propagation": "rprivate",
+            }
+        )
     return {
         "Id": container.id,
         "Created": rfc3339(facts["created"]),
@@ -377,7 +463,9 @@ def describe(container):
 
 
 def do_logs(host, arguments):
-    options, names = flags("logs", arguments, {"-n", "--tail", "--since", "--until"}, {"-f", "--follow", "-t", "--timestamps"})
+    options, names = flags(
+        "logs", arguments, {"-n", "--tail", "--since", "--until"}, {"-f", "--follow", "-t", "--timestamps"}
+    )
     container = store.find(host, names[0])
     stamps = values(options, "-t", "--timestamps")
     tail = (values(options, "-n", "--tail") or ["all"])[-1]
@@ -446,7 +534,9 @@ def command_line(container, pid):
 
 
 def do_images(host, arguments):
-    options, names = flags("images", arguments, {"--format", "-f", "--filter"}, {"-a", "--all", "-q", "--quiet", "--no-trunc", "--digests"})
+    options, names = flags(
+        "images", arguments, {"--format", "-f", "--filter"}, {"-a", "--all", "-q", "--quiet", "--no-trunc", "--digests"}
+    )
     rows = []
     for image in store.images(host):
         for tag in image["tags"]:
@@ -455,7 +545,15 @@ def do_images(host, arguments):
                 continue
             identifier = image["id"] if values(options, "--no-trunc") else image["id"].removeprefix("sha256:")[:12]
             age = human_age(time.time() - image["created"]) + " ago"
-            rows.append({"Repository": repository, "Tag": version, "ID": identifier, "CreatedSince": age, "Size": f"{image['size'] / 1e9:.1f}GB"})
+            rows.append(
+                {
+                    "Repository": repository,
+                    "Tag": version,
+                    "ID": identifier,
+                    "CreatedSince": age,
+                    "Size": f"{image['size'] / 1e9:.1f}GB",
+                }
+            )
     template = (values(options, "--format") or [None])[-1]
     if values(options, "-q", "--quiet"):
         template = "{{.ID}}"
@@ -490,7 +588,10 @@ def do_version(_host, arguments):
 
 def print_version(arguments, server):
     options, _ = flags("version", arguments, {"-f", "--format"}, set())
-    facts = {"Client": {"Version": VERSION, "ApiVersion": "1.51"}, "Server": {"Version": VERSION, "ApiVersion": "1.51"} if server else None}
+    facts = {
+        "Client": {"Version": VERSION, "ApiVersion": "1.51"},
+        "Server": {"Version": VERSION, "ApiVersion": "1.51"} if server else None,
+    }
     template = (values(options, "-f", "--format") or [None])[-1]
     if template and server:
         print(json.dumps(facts) if template == "json" else render(template, facts))
@@ -550,14 +651,22 @@ def flags(command, arguments, with_value, switches):
         elif name in with_value:
             if not equals:
                 if not rest:
-                    raise DockerError(f"flag needs an argument: {word}\n\nUsage:  docker {command}\n\nRun 'docker {command} --help' for more information", 125)
+                    raise DockerError(
+                        f"flag needs an argument: {word}\n\nUsage:  docker {command}\n\nRun 'docker {command} --help' for more information",
+                        125,
+                    )
                 value = rest.pop(0)
             found.append((name, value))
         elif not word.startswith("--") and word[:2] in with_value:
             found.append((word[:2], word[2:].removeprefix("=")))
         else:
-            what = f"unknown flag: {name}" if word.startswith("--") else f"unknown shorthand flag: '{word[1]}' in {word}"
-            raise DockerError(f"{what}\n\nUsage:  docker {command} [OPTIONS]\n\nRun 'docker {command} --help' for more information", 125)
+            what = (
+                f"unknown flag: {name}" if word.startswith("--") else f"unknown shorthand flag: '{word[1]}' in {word}"
+            )
+            raise DockerError(
+                f"{what}\n\nUsage:  docker {command} [OPTIONS]\n\nRun 'docker {command} --help' for more information",
+                125,
+            )
     return found, positional
 
 
@@ -575,7 +684,9 @@ def read_environment(options):
     environment = {}
     for path in values(options, "--env-file"):
         with open(path) as file:
-            environment.update(split_pair(line.rstrip("\n")) for line in file if "=" in line and not line.startswith("#"))
+            environment.update(
+                split_pair(line.rstrip("\n")) for line in file if "=" in line and not line.startswith("#")
+            )
     for text in values(options, "-e", "--env"):
         key, equals, value = text.partition("=")
         if equals:
@@ -607,7 +718,10 @@ def render(template, item):
         for part in path.strip(".").split("."):
             if part:
                 if not isinstance(found, dict) or part not in found:
-                    raise DockerError(f'template parsing error: template: :1:2: executing "" at <{path}>: map has no entry for key "{part}"', 64)
+                    raise DockerError(
+                        f'template parsing error: template: :1:2: executing "" at <{path}>: map has no entry for key "{part}"',
+                        64,
+                    )
                 found = found[part]
         return found
 

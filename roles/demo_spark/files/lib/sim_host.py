@@ -188,4 +188,6 @@ def meminfo(total_kb, available_kb):
         "SUnreclaim": 388884,
     }
     lines = [f"{key + ':':<15} {value:>8} kB" for key, value in values.items()]
-    return "\n".join([*lines, "HugePages_Total:       0", "HugePages_Free:        0", "Hugepagesize:       2048 kB", ""])
+    return "\n".join(
+        [*lines, "HugePages_Total:       0", "HugePages_Free:        0", "Hugepagesize:       2048 kB", ""]
+    )

@@ -12,7 +12,9 @@ def main(host_folder, _program, arguments):
     host = Host(host_folder)
     options = dict((word.partition("=")[0], word.partition("=")[2]) for word in arguments)
     if host.fault("gpu-down") is not None:
-        print("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n")
+        print(
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n"
+        )
         return 9
     host.refresh_memory()
     layout = [part.strip() for part in options.get("--format", "csv").split(",")]
@@ -24,7 +26,9 @@ def main(host_folder, _program, arguments):
         print("GPU 0: NVIDIA GB10 (UUID: GPU-5a1d0c7e-0000-4000-8000-00000000000b)")
         return 0
     facts = gpu(host)
-    print(f"NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0\n|  0  NVIDIA GB10  {facts['temperature.gpu'][0]}C  {facts['power.draw'][0]}W  {facts['utilization.gpu'][0]}%  Not Supported |")
+    print(
+        f"NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0\n|  0  NVIDIA GB10  {facts['temperature.gpu'][0]}C  {facts['power.draw'][0]}W  {facts['utilization.gpu'][0]}%  Not Supported |"
+    )
     for holder in host.holders():
         print(f"|  0  N/A  N/A  {holder['pid']}  C  {holder['name']}  {holder['bytes'] // MIB}MiB |")
     return 0
@@ -55,7 +59,13 @@ def gpu(host):
 
 def process(holder):
     name = (holder["name"], "")
-    return {"pid": (holder["pid"], ""), "used_memory": (holder["bytes"] // MIB, "MiB"), "used_gpu_memory": (holder["bytes"] // MIB, "MiB"), "process_name": name, "name": name}
+    return {
+        "pid": (holder["pid"], ""),
+        "used_memory": (holder["bytes"] // MIB, "MiB"),
+        "used_gpu_memory": (holder["bytes"] // MIB, "MiB"),
+        "process_name": name,
+        "name": name,
+    }
 
 
 def table(query, rows, layout):

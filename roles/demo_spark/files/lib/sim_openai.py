@@ -81,7 +81,11 @@ class Engine:
             if (passed := time.monotonic() - last) >= 10:
                 rate = (self.generation_tokens - last_tokens) / passed
                 last, last_tokens = time.monotonic(), self.generation_tokens
-                self.server.info("loggers.py:259", f"Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: {rate:.1f} tokens/s, Running: {self.running} reqs, Waiting: 0 reqs, GPU KV cache usage: {self.usage():.1%}, Prefix cache hit rate: 0.0%", core=False)
+                self.server.info(
+                    "loggers.py:259",
+                    f"Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: {rate:.1f} tokens/s, Running: {self.running} reqs, Waiting: 0 reqs, GPU KV cache usage: {self.usage():.1%}, Prefix cache hit rate: 0.0%",
+                    core=False,
+                )
 
     def usage(self):
         return min(self.running * 0.012, 1)
@@ -98,7 +102,11 @@ class Engine:
         )
         lines = []
         for name, kind, text, value in rows:
-            lines += [f"# HELP vllm:{name} {text}", f"# TYPE vllm:{name} {kind}", f"vllm:{name}{{{label}}} {float(value)}"]
+            lines += [
+                f"# HELP vllm:{name} {text}",
+                f"# TYPE vllm:{name} {kind}",
+                f"vllm:{name}{{{label}}} {float(value)}",
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -118,7 +126,19 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/version":
             self.answer(200, {"version": "0.19.1rc1.dev86+gb6553be1b"})
         elif path == "/v1/models":
-            cards = [{"id": name, "object": "model", "created": engine.created, "owned_by": "vllm", "root": engine.server.options.model, "parent": None, "max_model_len": engine.max_len, "permission": []} for name in engine.names]
+            cards = [
+                {
+                    "id": name,
+                    "object": "model",
+                    "created": engine.created,
+                    "owned_by": "vllm",
+                    "root": engine.server.options.model,
+                    "parent": None,
+                    "max_model_len": engine.max_len,
+                    "permission": [],
+                }
+                for name in engine.names
+            ]
             self.answer(200, {"object": "list", "data": cards})
         elif path == "/metrics":
             self.answer(200, engine.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
@@ -233,7 +253,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code="-", size="-"):
         reasons = self.responses.get(int(code), ("",))[0] if str(code).isdigit() else ""
-        self.engine.server.raw(f'INFO:     {self.client_address[0]}:{self.client_address[1]} - "{self.requestline}" {int(code)} {reasons}\n', core=False)
+        self.engine.server.raw(
+            f'INFO:     {self.client_address[0]}:{self.client_address[1]} - "{self.requestline}" {int(code)} {reasons}\n',
+            core=False,
+        )
 
 
 class Answer:
@@ -250,14 +273,22 @@ class Answer:
         limit = request.get("max_completion_tokens") or request.get("max_tokens")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"max_tokens must be at least 1, got {limit}.")
-        text = f"You said: {prompt.strip() or 'nothing'} I am a simulated model, so that is all I know." if chat else f" {prompt}"
+        text = (
+            f"You said: {prompt.strip() or 'nothing'} I am a simulated model, so that is all I know."
+            if chat
+            else f" {prompt}"
+        )
         words = text.split()
         self.tokens = [word if number == 0 else f" {word}" for number, word in enumerate(words)][:limit]
         self.reason = "length" if limit is not None and limit < len(words) else "stop"
 
     @property
     def usage(self):
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(self.tokens), "total_tokens": self.prompt_tokens + len(self.tokens)}
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": len(self.tokens),
+            "total_tokens": self.prompt_tokens + len(self.tokens),
+        }
 
     def head(self, kind):
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -290,7 +321,11 @@ class Answer:
             choice["message"] = {"role": "assistant", "content": text, "tool_calls": []}
         else:
             choice["text"] = text
-        return {**self.head("chat.completion" if self.chat else "text_completion"), "choices": [choice], "usage": self.usage}
+        return {
+            **self.head("chat.completion" if self.chat else "text_completion"),
+            "choices": [choice],
+            "usage": self.usage,
+        }
 
 
 def last_words(messages):

@@ -26,7 +26,9 @@ def main(host_folder, program, arguments):
         return 255
     quiet = any(word in ("-n", "-f") for word in arguments[: len(arguments) - len(rest)])
     stdin = subprocess.DEVNULL if quiet else None
-    return subprocess.run(["bash", "-c", " ".join(rest[1:])], env=environment(there), cwd=there.path("home"), stdin=stdin).returncode
+    return subprocess.run(
+        ["bash", "-c", " ".join(rest[1:])], env=environment(there), cwd=there.path("home"), stdin=stdin
+    ).returncode
 
 
 def without_options(arguments):

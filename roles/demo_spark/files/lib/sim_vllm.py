@@ -18,7 +18,13 @@ from sim_containers import Container
 from sim_host import ENV_CONTAINER, GIB, Host, read_json, write_atomic
 
 VERSION = "0.19.1rc1.dev86+gb6553be1b"
-SWITCHES_WITHOUT_VALUE = {"headless", "enforce-eager", "trust-remote-code", "enable-auto-tool-choice", "enable-prefix-caching"}
+SWITCHES_WITHOUT_VALUE = {
+    "headless",
+    "enforce-eager",
+    "trust-remote-code",
+    "enable-auto-tool-choice",
+    "enable-prefix-caching",
+}
 OFFLINE = """OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.
 Check your internet connection or see how to run the library in offline mode at 'https://huggingface.co/docs/transformers/installation#offline-mode'."""
 
@@ -49,8 +55,12 @@ def main(host_folder, _program, arguments):
 
 
 def record_arguments(host, container, arguments):
-    environment = {key: container.untranslate(value) for key, value in os.environ.items() if not key.startswith("SPARK_SIM_")}
-    text = json.dumps({"argv": ["vllm", *(container.untranslate(word) for word in arguments)], "env": environment}, indent=1)
+    environment = {
+        key: container.untranslate(value) for key, value in os.environ.items() if not key.startswith("SPARK_SIM_")
+    }
+    text = json.dumps(
+        {"argv": ["vllm", *(container.untranslate(word) for word in arguments)], "env": environment}, indent=1
+    )
     write_atomic(container.path("argv.json"), text)
     write_atomic(host.path("argv.json"), text)
 
@@ -67,9 +77,17 @@ class Options:
                 name, equals, value = word[2:].partition("=")
                 current = name.replace("_", "-")
                 self.flags[current] = [value] if equals else []
-            elif word in ("-tp", "-pp", "-dp", "-tp=", "-pp=") or (len(word) > 1 and word[0] == "-" and word[1].isalpha()):
+            elif word in ("-tp", "-pp", "-dp", "-tp=", "-pp=") or (
+                len(word) > 1 and word[0] == "-" and word[1].isalpha()
+            ):
                 name, equals, value = word[1:].partition("=")
-                current = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size", "n": "nnodes", "r": "node-rank"}.get(name, name)
+                current = {
+                    "tp": "tensor-parallel-size",
+                    "pp": "pipeline-parallel-size",
+                    "dp": "data-parallel-size",
+                    "n": "nnodes",
+                    "r": "node-rank",
+                }.get(name, name)
                 self.flags[current] = [value] if equals else []
             elif current and current not in SWITCHES_WITHOUT_VALUE:
                 self.flags[current].append(word)
@@ -87,7 +105,9 @@ class Options:
         try:
             return kind(value)
         except ValueError:
-            sys.stderr.write(f"usage: vllm serve [model_tag] [options]\nvllm serve: error: argument --{name}: invalid {kind.__name__} value: '{value}'\n")
+            sys.stderr.write(
+                f"usage: vllm serve [model_tag] [options]\nvllm serve: error: argument --{name}: invalid {kind.__name__} value: '{value}'\n"
+            )
             sys.stderr.flush()
             os._exit(2)
 
@@ -116,7 +136,10 @@ class Server:
 
     def run(self):
         self.info("api_server.py:1351", f"vLLM API server version {VERSION}")
-        self.info("api_server.py:233", f"non-default args: {self.options.flags}", )
+        self.info(
+            "api_server.py:233",
+            f"non-default args: {self.options.flags}",
+        )
         listener = None if self.rank else self.bind()
         folder = self.find_model()
         config = read_json(os.path.join(folder, "config.json"))
@@ -125,7 +148,11 @@ class Server:
         max_len = self.max_model_len(config)
         self.info("model.py:631", f"Resolved architecture: {(config.get('architectures') or ['LlamaForCausalLM'])[0]}")
         self.info("model.py:1745", f"Using max model len {max_len}")
-        self.info("core.py:93", f"Initializing a V1 LLM engine (v{VERSION}) with config: model='{self.options.model}', tensor_parallel_size={self.parallel}", core=True)
+        self.info(
+            "core.py:93",
+            f"Initializing a V1 LLM engine (v{VERSION}) with config: model='{self.options.model}', tensor_parallel_size={self.parallel}",
+            core=True,
+        )
         self.check_memory()
         self.rendezvous()
         self.load(folder, demo["load_seconds"], max_len)
@@ -154,7 +181,10 @@ class Server:
                 raise Failed(f"OSError: {model} does not appear to have a file named config.json.")
             return folder
         home = os.environ.get("HF_HOME", "/root/.cache/huggingface")
-        cache = os.path.join(self.container.host_path(os.environ.get("HF_HUB_CACHE", home + "/hub")), "models--" + model.replace("/", "--"))
+        cache = os.path.join(
+            self.container.host_path(os.environ.get("HF_HUB_CACHE", home + "/hub")),
+            "models--" + model.replace("/", "--"),
+        )
         try:
             with open(os.path.join(cache, "refs", self.options.text("revision", "main"))) as file:
                 revision = file.read().strip()
@@ -203,7 +233,11 @@ class Server:
             return
         address = self.options.text("master-addr", self.host.address)
         port = self.options.number("master-port", 29501)
-        self.info("parallel_state.py:1208", f"world_size={self.nodes} rank={self.rank} local_rank=0 distributed_init_method=tcp://{address}:{port} backend=nccl", core=True)
+        self.info(
+            "parallel_state.py:1208",
+            f"world_size={self.nodes} rank={self.rank} local_rank=0 distributed_init_method=tcp://{address}:{port} backend=nccl",
+            core=True,
+        )
         deadline = time.monotonic() + 600
         if self.rank == 0:
             meeting = socket.create_server((address, port))
@@ -211,7 +245,9 @@ class Server:
             try:
                 self.peers = [meeting.accept()[0] for _ in range(self.nodes - 1)]
             except TimeoutError:
-                raise Failed("torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients.") from None
+                raise Failed(
+                    "torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients."
+                ) from None
             meeting.close()
         else:
             while not self.peers:
@@ -255,31 +291,56 @@ class Server:
             elapsed = until(0.1 + 0.5 * done / shards)
             per_second = done / elapsed if done and elapsed > 0 else 0
             left = f"{clock((shards - done) / per_second)}, {per_second:5.2f}it/s" if per_second else "?, ?it/s"
-            self.raw(f"\rLoading safetensors checkpoint shards: {100 * done // shards:3d}% Completed | {done}/{shards} [{clock(elapsed)}<{left}]\n", core=True)
+            self.raw(
+                f"\rLoading safetensors checkpoint shards: {100 * done // shards:3d}% Completed | {done}/{shards} [{clock(elapsed)}<{left}]\n",
+                core=True,
+            )
             size = share * done / shards + 0.6 * GIB
             if self.host.available() + self.held < size:
-                raise Failed(f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {share / shards / GIB:.2f} GiB. GPU 0 has a total capacity of {self.host.total / GIB:.2f} GiB of which {self.host.available() / GIB:.2f} GiB is free.")
+                raise Failed(
+                    f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {share / shards / GIB:.2f} GiB. GPU 0 has a total capacity of {self.host.total / GIB:.2f} GiB of which {self.host.available() / GIB:.2f} GiB is free."
+                )
             self.hold(size, 35)
             if self.behaviour == "crash" and done >= shards / 2:
-                raise Failed("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.37 GiB. GPU 0 has a total capacity of 121.63 GiB of which 1.12 GiB is free. Including non-PyTorch memory, this process has 117.84 GiB memory in use.")
+                raise Failed(
+                    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.37 GiB. GPU 0 has a total capacity of 121.63 GiB of which 1.12 GiB is free. Including non-PyTorch memory, this process has 117.84 GiB memory in use."
+                )
         took = time.monotonic() - begin
         self.info("default_loader.py:384", f"Loading weights took {took:.2f} seconds", core=True)
-        self.info("gpu_model_runner.py:4804", f"Model loading took {share / GIB:.2f} GiB memory and {took:.6f} seconds", core=True)
+        self.info(
+            "gpu_model_runner.py:4804",
+            f"Model loading took {share / GIB:.2f} GiB memory and {took:.6f} seconds",
+            core=True,
+        )
         until(0.64)
-        self.info("backends.py:988", "Using cache directory: /root/.cache/vllm/torch_compile_cache/7f1c0e5a2b/rank_0_0/backbone for vLLM's torch.compile", core=True)
+        self.info(
+            "backends.py:988",
+            "Using cache directory: /root/.cache/vllm/torch_compile_cache/7f1c0e5a2b/rank_0_0/backbone for vLLM's torch.compile",
+            core=True,
+        )
         took = until(0.68)
         self.info("backends.py:1048", f"Dynamo bytecode transform time: {took * 0.1:.2f} s", core=True)
         took = until(0.74)
-        self.info("backends.py:371", f"Cache the graph of compile range (1, 8192) for later use, took {took * 0.2:.2f} s", core=True)
+        self.info(
+            "backends.py:371",
+            f"Cache the graph of compile range (1, 8192) for later use, took {took * 0.2:.2f} s",
+            core=True,
+        )
         self.info("monitor.py:34", f"torch.compile took {took * 0.3:.2f} s in total", core=True)
         until(0.78)
         free_for_cache = max(self.utilization * self.host.total - share - 2 * GIB, 0)
         tokens = int(free_for_cache / 49152) // 16 * 16
         self.info("gpu_worker.py:423", f"Available KV cache memory: {free_for_cache / GIB:.2f} GiB", core=True)
         if not free_for_cache:
-            raise Failed("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.")
+            raise Failed(
+                "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine."
+            )
         self.info("kv_cache_utils.py:1319", f"GPU KV cache size: {tokens:,} tokens", core=True)
-        self.info("kv_cache_utils.py:1324", f"Maximum concurrency for {max_len:,} tokens per request: {tokens / max_len:.2f}x", core=True)
+        self.info(
+            "kv_cache_utils.py:1324",
+            f"Maximum concurrency for {max_len:,} tokens per request: {tokens / max_len:.2f}x",
+            core=True,
+        )
         self.hold(self.utilization * self.host.total, 60)
         graphs, begin_graphs = 67, time.monotonic()
         for done in (0, 11, 22, 33, 44, 55, 67):
@@ -288,11 +349,20 @@ class Server:
             rate = done / elapsed if done and elapsed > 0 else 0
             left = f"{clock((graphs - done) / rate)}, {rate:5.2f}it/s" if rate else "?, ?it/s"
             bar = ("█" * (10 * done // graphs)).ljust(10)
-            self.raw(f"\rCapturing CUDA graphs (mixed prefill-decode, PIECEWISE): {100 * done // graphs:3d}%|{bar}| {done}/{graphs} [{clock(elapsed)}<{left}]", core=True)
+            self.raw(
+                f"\rCapturing CUDA graphs (mixed prefill-decode, PIECEWISE): {100 * done // graphs:3d}%|{bar}| {done}/{graphs} [{clock(elapsed)}<{left}]",
+                core=True,
+            )
         self.raw("\n")
-        self.info("gpu_model_runner.py:5246", f"Graph capturing finished in {round(time.monotonic() - begin_graphs)} secs, took 0.52 GiB", core=True)
+        self.info(
+            "gpu_model_runner.py:5246",
+            f"Graph capturing finished in {round(time.monotonic() - begin_graphs)} secs, took 0.52 GiB",
+            core=True,
+        )
         took = until(0.98)
-        self.info("core.py:282", f"init engine (profile, create kv cache, warmup model) took {took:.2f} seconds", core=True)
+        self.info(
+            "core.py:282", f"init engine (profile, create kv cache, warmup model) took {took:.2f} seconds", core=True
+        )
         until(1)
         self.hold(self.utilization * self.host.total, 0)
 
@@ -308,14 +378,22 @@ class Server:
         try:
             return sum(os.stat(os.path.join(folder, name)).st_size for name in names), len(names)
         except FileNotFoundError as error:
-            raise Failed(f'FileNotFoundError: No such file or directory: "{self.container.untranslate(error.filename)}"') from None
+            raise Failed(
+                f'FileNotFoundError: No such file or directory: "{self.container.untranslate(error.filename)}"'
+            ) from None
 
     held = 0
 
     def hold(self, size, busy):
         """Hold that much memory, this busy (GPU %)."""
         self.held = size
-        self.host.hold(os.getpid(), size, name="VLLM::EngineCore" if not self.rank else "VLLM::Worker", leak=self.behaviour == "leak", busy=busy)
+        self.host.hold(
+            os.getpid(),
+            size,
+            name="VLLM::EngineCore" if not self.rank else "VLLM::Worker",
+            leak=self.behaviour == "leak",
+            busy=busy,
+        )
 
     # --- the log --------------------------------------------------------------------------------------------------
 
@@ -346,7 +424,10 @@ class Server:
         self.raw("Traceback (most recent call last):\n", core=False)
         self.raw('  File "/usr/local/bin/vllm", line 10, in <module>\n', core=False)
         self.raw("    sys.exit(main())\n", core=False)
-        self.raw("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n", core=False)
+        self.raw(
+            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n",
+            core=False,
+        )
 
 
 def clock(seconds):
