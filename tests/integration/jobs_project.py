@@ -101,7 +101,7 @@ FILES = {
           swap:
             short_description: Swap the model
             options:
-              model: {type: str, required: true, description: [The model, by name.]}
+              model: {type: str, required: true, description: The model by name.}
               token: {type: str, no_log: true, description: A key that nobody may see.}
               count: {type: int, default: 3}
               mode: {type: str, choices: [solo, cluster]}

@@ -7,6 +7,7 @@ decides; otherwise the options of all are joined. An option that the playbook it
 that a caller gives.
 """
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -49,8 +50,12 @@ def operations(project_dir: Path | None = None) -> dict[str, Operation]:
         return known[1]
     found = {}
     for path in sorted((project / "playbooks").glob("*.yml")):
-        if not path.stem.startswith(("tidy_", ".", "_")) and (operation := _read(project, path)):
-            found[path.stem] = operation
+        if path.stem.startswith(("tidy_", ".", "_")):
+            continue
+        # Any shape of YAML may stand in these files; ansible-playbook says what is wrong with it, not we.
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            if operation := _read(project, path):
+                found[path.stem] = operation
     _cache[project] = (stamp, found)
     return found
 

@@ -81,7 +81,7 @@ def shown_command(operation: str, variables: Mapping[str, object], *, check: boo
         plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._/:@%+,*-]+", value)
         words += ["-e", f"{name}={value}" if plain else json.dumps({name: value}, ensure_ascii=False)]
     words += ["--check"] * check + ["--diff"] * diff
-    return shlex.join(words).replace(f"'{MASK}'", MASK)
+    return shlex.join(words)
 
 
 def _absolute(part: str, project: Path) -> str:

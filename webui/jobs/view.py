@@ -149,4 +149,4 @@ def _message(event: dict) -> str | None:
     text = res.get("message") or res.get("msg") or res.get("reason") or res.get("censored")
     if isinstance(text, list):
         text = "\n".join(str(part) for part in text)
-    return str(text) if text else None
+    return str(text).removeprefix("Task failed: ") if text else None
