@@ -144,5 +144,5 @@ def cluster(tmp_path, worker_id):
     laid = made.run("demo", demo_spark_load_seconds=0.5)
     assert laid.code == 0, laid.output
     yield made
-    gone = made.run("demo", demo_spark_state="absent")
+    gone = made.run("demo", demo_spark_state="stopped")
     assert gone.code == 0, gone.output

@@ -178,17 +178,15 @@ def test_a_model_started_by_hand_is_said_to_be_lost_on_failure():
 def test_a_failed_swap_tells_both_stories():
     seen = {"spark1": answer(plan("old"), available=20, held=90)}
     decision = decided(plan(), seen)
-    crashed = {"problem": {"code": "crashed", "message": "Gemma stopped by itself while it loaded."}, "log_tail": ["x"]}
+    crashed = {"problem": {"code": "crashed", "message": "It stopped by itself while it loaded."}, "log_tail": ["x"]}
     attempt = {"spark1": {"stopped": {}, "launched": {}, "answer": crashed}}
     back = told(plan(), decision, seen=seen, attempt=attempt)
     assert back["outcome"] == "rolled back"
-    assert back["message"] == (
-        "Gemma did not start: Gemma stopped by itself while it loaded. Old is serving again."
-    )
+    assert back["message"] == "Gemma did not start: it stopped by itself while it loaded. Old is serving again."
     assert back["log_tail"] == ["x"]
     again = copy.deepcopy(crashed)
-    again["problem"]["message"] = "The container of Old ended while the model loaded."
+    again["problem"]["message"] = "Its container ended while it loaded."
     lost = told(plan(), decision, seen={"spark1": answer()}, attempt=attempt, answer=again)
     assert lost["reason"] == "rollback_failed"
     assert "Nothing is serving now" in lost["message"]
-    assert lost["stories"]["old"] == "The container of Old ended while the model loaded."
+    assert lost["stories"]["old"] == "Its container ended while it loaded."

@@ -106,7 +106,7 @@ class Outcome:
         """Nothing was touched, and why."""
         verb = "stopped" if self.operation == "stop_model" else "started"
         stays = f" {self.previous['title']} goes on serving." if (self.previous or {}).get("ready") else ""
-        return f"{self.title or 'The model'} was not {verb}: {why}{stays}"
+        return f"{self.title or 'The model'} was not {verb}: {after_colon(why)}{stays}"
 
     def unchanged(self) -> str:
         """Why there was nothing to do."""
@@ -177,7 +177,7 @@ class Outcome:
             first.get("answer"),
         )
         now = self.now()
-        message = f"{self.title} did not start: {new}"
+        message = f"{self.title} did not start: {after_colon(new)}"
         done = {
             "serving": public(now) if now else None,
             "reason": reason,
@@ -196,9 +196,7 @@ class Outcome:
                 "message": f"{message} {before}, and nothing is serving now.",
             }
         old, _, _ = self.story(self.said["stopped"], self.said["launched"], answer)
-        message += (
-            f" {self.previous['title']} did not come back: {old} Nothing is serving now; choose a model to start."
-        )
+        message += f" {self.previous['title']} did not come back: {after_colon(old)} Nothing is serving now; choose a model to start."
         return done | {
             "outcome": "nothing serving",
             "reason": "rollback_failed",
@@ -238,6 +236,11 @@ class Outcome:
     def now(self) -> dict | None:
         """What serves, by the last look at every Spark."""
         return spark_report.serving(self.said["head"], self.said["seen"])
+
+
+def after_colon(text: str) -> str:
+    """A sentence that goes on after a colon: «It needs 96 GB.» becomes «it needs 96 GB.»"""
+    return text[0].lower() + text[1:] if text.startswith(("It ", "Its ")) else text
 
 
 def sentence(said: object) -> str:

@@ -149,7 +149,7 @@ def main() -> None:
             launch(wish, call, log)
     except (CannotCarry, LaunchFailed, spark_docker.DockerError) as error:
         tail = last_lines(read(log))
-        module.fail_json(msg=f"{plan['title']} was not launched: {error}.", reason="launch_failed", log_tail=tail)
+        module.fail_json(msg=f"It was not launched: {error}.", reason="launch_failed", log_tail=tail)
     module.exit_json(changed=True, command=command, launch_log=log, diff=diff)
 
 

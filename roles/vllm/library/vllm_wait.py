@@ -76,7 +76,7 @@ class Watch:
         self.record = read_record(wish["state_dir"]) or {"launched": time.time(), "since": None}
         self.vllm = Vllm(wish["address"], self.plan["port"])
         self.log = b""
-        self.up = False
+        self.up = self.alive = False
 
     def run(self) -> dict:
         """Watch until there is news; returns what RETURN describes."""
@@ -111,24 +111,25 @@ class Watch:
 
     def trouble(self) -> dict | None:
         """Why there is nothing left to wait for, or None. Reads the log first: with the container it would be gone."""
-        name, title = self.wish["container"], self.plan["title"]
+        name = self.wish["container"]
         passed = time.time() - self.record["launched"]
         try:
             self.log = spark_docker.logs(name, tail=400) or self.log
             there = spark_docker.container(name)
             alive = bool(there and there["running"] and spark_docker.serving_processes(name))
         except spark_docker.DockerError as error:
-            return {"code": "docker", "message": f"docker stopped answering while {title} loaded: {error}."}
+            return {"code": "docker", "message": f"docker stopped answering while it loaded: {error}."}
         if not there or not there["running"]:
-            return {"code": "crashed", "message": f"The container of {title} ended while the model loaded."}
-        if not alive and passed > _GRACE:
-            return {"code": "crashed", "message": f"{title} stopped by itself while it loaded."}
+            return {"code": "crashed", "message": "Its container ended while it loaded."}
+        if not alive and (self.alive or passed > _GRACE):
+            return {"code": "crashed", "message": "It stopped by itself while it loaded."}
+        self.alive = alive
         if self.up and self.up_for() > self.wish["answer_seconds"]:
             bound = f"{self.wish['answer_seconds']:.0f} s"
-            return {"code": "not_answering", "message": f"{title} came up and gave no answer within {bound}."}
+            return {"code": "not_answering", "message": f"It came up and gave no answer within {bound}."}
         if passed > self.wish["load_seconds"]:
             bound = f"{self.wish['load_seconds'] / 60:.0f} min"
-            return {"code": "not_answering", "message": f"{title} was still loading after {bound}."}
+            return {"code": "not_answering", "message": f"It was still loading after {bound}."}
         return None
 
     def up_for(self) -> float:
