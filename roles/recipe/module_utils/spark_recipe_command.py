@@ -146,6 +146,9 @@ def compose(recipe, mode, count, port, host, overrides, fail) -> Launch:
         appended += ["--served-model-name", *str(names).split()]
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
+    # Words are added at the end, by this house and by the launcher: a comment there would swallow them.
+    while (tokens := _read(text, fail)[0].tokens) and tokens[-1].kind in ("comment", "newline"):
+        text = text[: tokens[-1].start]
     text = re.sub(r"(\\\n[ \t]*)+\Z", "", text.rstrip()).rstrip("\\").rstrip()
     if appended:
         if not _ends_serving(text, fail):

@@ -84,8 +84,9 @@ def known_of(data, stem):
         "image": data.get("container"),
     }
     known = {key: " ".join(value.split()) for key, value in texts.items() if isinstance(value, str) and value}
-    if not _REPO.fullmatch(known.get("repo", "")):
-        known.pop("repo", None)
+    for key, right in (("repo", _REPO), ("image", IMAGE)):  # a probe asks docker and the cache for them
+        if not right.fullmatch(known.get(key, "")):
+            known.pop(key, None)
     return known
 
 
