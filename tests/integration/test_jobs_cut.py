@@ -105,11 +105,36 @@ def test_a_running_jobs_processes_are_left_alone_by_others(store, tmp_path):
     assert ended(job).status == "successful"
 
 
-def test_ctrl_c_in_a_terminal_cancels_properly(store, tmp_path):
+def in_terminal(store, tmp_path):
+    """`spark-control run long`, as from a terminal, once it is in mid-task."""
     command = [sys.executable, "-m", "webui.cli", "run", "long", "-e", f"gate={tmp_path / 'gate'}"]
     env = {**os.environ, "SPARK_CONTROL_STATE": str(store.state), "SPARK_CONTROL_PROJECT": str(store.project)}
     run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     until((tmp_path / "gate.waiting").exists)
+    return run
+
+
+def test_a_second_ctrl_c_waits_for_nothing(store, tmp_path):
+    run = in_terminal(store, tmp_path)
+    os.killpg(run.pid, signal.SIGINT)
+    until((store.list()[0].dir / "cancel").exists)
+    os.killpg(run.pid, signal.SIGINT)
+    output, _ = run.communicate(timeout=10)
+    assert run.returncode == 1
+    assert "Cancelled" in output
+    assert of(store, store.list()[0]) == []
+
+
+def test_a_closed_terminal_ends_no_job(store, tmp_path):
+    run = in_terminal(store, tmp_path)
+    run.stdout.close()
+    (tmp_path / "gate").touch()
+    run.wait(20)
+    assert store.list()[0].status == "successful"
+
+
+def test_ctrl_c_in_a_terminal_cancels_properly(store, tmp_path):
+    run = in_terminal(store, tmp_path)
     os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=30)
     assert run.returncode == 1
@@ -118,7 +143,7 @@ def test_ctrl_c_in_a_terminal_cancels_properly(store, tmp_path):
     assert of(store, store.list()[0]) == []
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("delay", [0.05, 0.1, 0.2, 0.3])
 def test_cancel_at_every_moment_of_the_start(store, tmp_path, delay):
     """Not one of these may let the playbook run on: the gate never opens, so it would last for ever."""
     job = store.start("long", {"gate": str(tmp_path / "gate")})

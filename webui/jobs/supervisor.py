@@ -231,7 +231,12 @@ class Supervisor:
         """After a cancel: `playbooks/tidy_<operation>.yml`, bounded. Returns the result that it sets."""
         name = f"tidy_{self.job.operation}"
         began = self.view.counter > 0  # without an event nothing was touched
-        if self.data["check"] or not began or not (self.store.project / "playbooks" / f"{name}.yml").exists():
+        if (
+            self.data["check"]
+            or not began
+            or self.hurry.is_set()
+            or not (self.store.project / "playbooks" / f"{name}.yml").exists()
+        ):
             return None
         self.set_stats = None
         over = threading.Event()
