@@ -38,8 +38,9 @@ take_down() {
   trap - EXIT
   echo "Taking the demo down …"
   [[ -z $server ]] || kill -TERM "$server" 2>/dev/null
+  # A job's supervisor cancels its playbook when it gets TERM; the rest goes with it.
   local deadline=$((SECONDS + 15)) signal=TERM pids
-  while pids=$(run_processes) && [[ -n $pids ]]; do
+  while pids=$(run_processes); [[ -n $pids ]]; do
     # shellcheck disable=SC2086
     kill -"$signal" $pids 2>/dev/null
     ((SECONDS < deadline)) || signal=KILL

@@ -127,6 +127,9 @@ def do_run(host, arguments):
             "'docker login': denied: requested access to the resource is denied\n\nRun 'docker run --help' for more information",
             125,
         )
+    refusal = host.fault("run-fails")
+    if refusal is not None:
+        raise DockerError(f"docker: Error response from daemon: {refusal.strip() or 'failed to create task for container'}", 125)
     sim_hostd.start(host)
     labels = dict(split_pair(label) for label in values(options, "-l", "--label"))
     environment = read_environment(options)
