@@ -163,7 +163,7 @@ def test_the_reader_sees_the_words_that_bash_sees(text):
     try:
         reader = Reader("p " + text)
     except ShellError:
-        assert done.returncode != 0
+        assert done.returncode != 0 or "\n" in text  # bash runs a line before it reads the next
         return
     first = commands(reader.tokens)[0].words
     assert all(word.literal for word in first)

@@ -205,8 +205,6 @@ class Reader:
                 value.append(c)
                 self.i += 1
         text = "".join(value)
-        if text == "!" and self.i - start == 1:
-            literal = False
         if text.isdigit() and self._at() in ("<", ">") and self.i - start == len(text):
             return  # the number of a file descriptor belongs to the redirection
         raw = "".join(u for u in self.units[start : self.i] if not isinstance(u, Slot))
