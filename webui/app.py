@@ -245,3 +245,5 @@ def _static(app):
         return f"/{'htmx' if name in HTMX else 'static'}/{name}?v={version(path)}"
 
     app.jinja_env.globals.update(asset=asset, now=time.time, words=words)
+    # A global rather than an import: a block that is rendered alone does not run its template's imports.
+    app.jinja_env.globals["m"] = app.jinja_env.get_template("macros.html").module

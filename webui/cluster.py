@@ -74,9 +74,10 @@ def read_inventory(sources, project_dir):
         from ansible.parsing.dataloader import DataLoader
         from ansible.plugins.loader import init_plugin_loader
         from ansible.template import Templar
+        from ansible.utils.collection_loader import AnsibleCollectionConfig
         from ansible.vars.manager import VariableManager
 
-        with contextlib.suppress(ValueError):  # already initialised
+        if not AnsibleCollectionConfig.collection_finder:
             init_plugin_loader([])
         loader = DataLoader()
         loader.set_basedir(str(project_dir))
@@ -330,7 +331,7 @@ class Cluster:
     def _read(self):
         newest = {name: self.ledger.latest(name) for name in ("probe", "swap", "stop_model", "gpu_lease")}
         probe = newest["probe"][0] if newest["probe"] else None
-        jobs = [job for job in self.ledger.jobs() if not job.background and not job.check]
+        jobs = [job for job in self.ledger.jobs() if not (job.background or job.check or job.operation == "probe")]
         running = tuple(job for job in jobs if not job.finished)
         serving, serving_known = self._newest(newest, ("probe", "swap", "stop_model"), "serving")
         lease, _ = self._newest(newest, ("probe", "gpu_lease", "swap", "stop_model"), "lease")

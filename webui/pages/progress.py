@@ -70,6 +70,7 @@ class Progress:
     stories: list = field(default_factory=list)  # (heading, text)
     log_tail: list = field(default_factory=list)
     arithmetic: list = field(default_factory=list)
+    reason: str = ""
     warnings: list = field(default_factory=list)
     problems: list = field(default_factory=list)
     command: str = ""
@@ -131,6 +132,7 @@ def of(job, facts, store, view=None):
         stories=_stories(result),
         log_tail=[str(line) for line in result.get("log_tail") or []],
         arithmetic=result.get("arithmetic") or [],
+        reason=result.get("reason") or "",
         warnings=result.get("warnings") or [],
         problems=result.get("problems") or [],
         command=job.command or "",
@@ -189,7 +191,7 @@ def _stories(result):
     return [
         (heading, str(stories[key]))
         for key, heading in (("new", "The new model"), ("old", "The old model"))
-        if stories.get(key)
+        if stories.get(key) and str(stories[key]) not in (result.get("message") or "")
     ]
 
 

@@ -10,13 +10,17 @@ STALE = 600  # seconds after which facts about the Sparks are called old
 
 @dataclass(frozen=True)
 class Notice:
-    """A line under the serving sentence. state: good|attention|bad|plain; since: epoch; link: (href, text)."""
+    """A line under the serving sentence. state: good|attention|bad|plain; link: (href, text).
+
+    since: epoch; "for 3 min", or with `past` "3 min ago".
+    """
 
     state: str
     text: str
     todo: str = ""
     since: float | None = None
     link: tuple | None = None
+    past: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Model:
     word: str
     message: str
     serving: bool
-    swap: str  # "yes", "ask" (probably refused, the question says why), "no"
+    swap: str  # "yes", "ask" (probably refused, the question says why), "again" (serves but is silent), "no"
     recipe: dict = field(default_factory=dict)
     weights: dict = field(default_factory=dict)
 
@@ -88,7 +92,7 @@ def serving(facts):
         if facts.running:
             return Serving("Nothing is serving", details=("a job is running",))
         if facts.probe is None and not facts.serving_known:
-            return Serving("Looking at the Sparks…")
+            return Serving("What serves is not known" if facts.probe_error else "Looking at the Sparks…")
         return Serving("Nothing is serving", details=("pick a model below",) if facts.recipes else ())
     details = []
     if known:
@@ -106,7 +110,7 @@ def serving(facts):
             details.append(f"{live.running} in flight{waiting}")
     silent = bool(live.at) and not live.answers
     return Serving(
-        "Not answering" if silent else "Serving",
+        "does not answer" if silent else "Serving",
         title,
         (known or {}).get("model") or "",
         tuple(details),
@@ -125,13 +129,17 @@ def notices(facts, now):
         found.append(
             Notice(
                 "bad",
-                f"{served_title(facts)[0]} does not answer over HTTP.",
-                "Its log on the head Spark says why. Swap to it again to restart it.",
+                "Nothing comes back over HTTP.",
+                "Its log on the head Spark says why; starting it again may help.",
                 facts.live.since,
+                past=False,
             )
         )
     for spark in (facts.probe or {}).get("sparks") or []:
-        found += [Notice("bad", f"{spark['host']}: {text}") for text in spark_problems(spark)]
+        found += [
+            Notice("bad", f"{spark['host']}{' ' if text.startswith('cannot') else ': '}{text}")
+            for text in spark_problems(spark)
+        ]
     found += _last_job(facts, now)
     if facts.lease and not facts.running:
         purpose = f" for {facts.lease['purpose']}" if facts.lease.get("purpose") else ""
@@ -153,7 +161,11 @@ def notices(facts, now):
             )
         )
     elif facts.probed and now - facts.probed > STALE and not facts.looking:
-        found.append(Notice("attention", "These facts are old.", "Look again to renew them.", facts.probed))
+        found.append(
+            Notice(
+                "attention", "Nobody has looked at the Sparks for a while.", "Look again to renew them.", facts.probed
+            )
+        )
     if found:
         return found
     if facts.probe is None:
@@ -314,7 +326,7 @@ def _model(facts, recipe, is_serving):
     about = [
         word
         for word in (
-            recipe.get("quantization"),
+            (recipe.get("quantization") or "").upper(),
             "vision" if recipe.get("vision") else "",
             words.size(largest) if largest else "",
         )
@@ -325,7 +337,9 @@ def _model(facts, recipe, is_serving):
         about.append(f"{need} Sparks")
     where = words.together(held) if held else ""
     state, word, message, swap = _verdict(facts, recipe, weights, held, some, need)
-    if is_serving:
+    if is_serving and facts.live.at and not facts.live.answers and not facts.running:
+        state, word, message, swap = "bad", "does not answer", "", "again"
+    elif is_serving:
         state, word, message = "good", "serving", ""
     return Model(recipe["name"], title, about, where, state, word, message, is_serving, swap, recipe, weights)
 
@@ -351,10 +365,9 @@ def _verdict(facts, recipe, weights, held, some, need):
         )
     if weights and len(held) < need:
         lacking = [host for host in weights if host not in held]
-        text = "Its weights are not on disk." if not held else f"Its weights are missing on {words.together(lacking)}."
-        return "plain", "not on disk", text, "ask"
+        return "plain", f"missing on {words.together(lacking)}" if held else "not on disk", "", "ask"
     if fits and not fits.get("ok"):
         return "attention", "does not fit", words.sentence(fits.get("message")), "ask"
     if fits:
         return "good", "fits", "", "yes"
-    return "plain", "not known", "Whether it fits is not known; the question before the swap finds out.", "yes"
+    return "plain", "may fit", "", "yes"

@@ -29,6 +29,14 @@ def size(count, unknown="unknown"):
     return f"{text} {unit}"
 
 
+def memory(count, unknown="unknown"):
+    """Bytes of memory -> "71 GB". Binary, as everybody counts memory: a Spark has 128 GB, 122 of them usable."""
+    if count is None:
+        return unknown
+    amount = count / 1024**3
+    return f"{amount:.0f} GB" if amount >= 9.95 or not amount else f"{amount:.1f} GB"
+
+
 def duration(seconds):
     """Seconds -> "8 s", "3 min", "3 h 12 min", "2 days". Nothing more exact than a person needs."""
     seconds = max(0, int(seconds))

@@ -63,7 +63,7 @@
     if (event.detail.target && event.detail.target.id === "dialog" && id && !event.detail.elt.closest("dialog")) opener = id;
   });
   document.addEventListener("htmx:afterSwap", (event) => {
-    if (event.detail.target.id !== "dialog") {
+    if (event.detail.target?.id !== "dialog") {
       const action = document.querySelector("dialog[open] #do-it");
       if (action && (document.activeElement === document.body || document.activeElement.id === "leave")) action.focus();
       return;

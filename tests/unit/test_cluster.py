@@ -1,0 +1,202 @@
+"""The inventory as objects, vLLM over HTTP, and when a look at the Sparks is due."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.unit.test_web_support import outcome, probe
+from webui.cluster import Cluster, LivePoller, read_inventory
+from webui.jobs import JobStore
+
+pytest_plugins = ["tests.unit.test_web_support"]
+
+
+def read(tmp_path, text):
+    (tmp_path / "hosts.yml").write_text(text)
+    return read_inventory([tmp_path / "hosts.yml"], tmp_path)
+
+
+def test_an_inventory_of_any_size_is_read(tmp_path):
+    hosts = "".join(f"    s{number}: {{ansible_host: 127.0.0.{number}}}\n" for number in range(1, 6))
+    text = "sparks:\n  hosts:\n" + hosts + "vllm:\n  hosts:\n    s3:\n    s1:\nqdrant:\n  hosts:\n    s5:\n"
+    inventory = read(tmp_path, text + "all:\n  vars:\n    vllm_port: '{{ 8000 + 888 }}'\n")
+    assert inventory.error is None
+    assert [host.name for host in inventory.sparks] == ["s1", "s2", "s3", "s4", "s5"]
+    assert inventory.head.name == "s3"
+    assert inventory.service("vllm", "vllm_port", 1)[0] == ("s3", "http://127.0.0.3:8888")
+    assert inventory.service("qdrant", "qdrant_port", 6333) == [("s5", "http://127.0.0.5:6333")]
+    assert inventory.service("kokoro", "kokoro_port", 8880) == []
+
+
+def test_variables_come_from_group_vars_and_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("NET", "127.0.9")
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    (tmp_path / "group_vars/all/settings.yml").write_text("vllm_port: 9001\n")
+    host = "{ansible_host: \"{{ lookup('ansible.builtin.env', 'NET') }}.4\"}"
+    inventory = read(tmp_path, f"sparks: {{hosts: {{a: {host}}}}}\nvllm: {{hosts: {{a: }}}}\n")
+    assert inventory.service("vllm", "vllm_port", 8888) == [("a", "http://127.0.9.4:9001")]
+
+
+@pytest.mark.parametrize(
+    "text", ["sparks: [", "sparks: {hosts: {a: {ansible_host: '{{ nothing }}'}}}", "- 1", "", "other: {hosts: {a: }}"]
+)
+def test_a_broken_inventory_is_a_sentence(tmp_path, text):
+    inventory = read(tmp_path, text)
+    assert inventory.error
+    assert "Traceback" not in inventory.error
+
+
+def test_an_inventory_that_is_not_there_is_a_sentence(tmp_path):
+    assert "does not exist" in read_inventory([tmp_path / "none.yml"], tmp_path).error
+
+
+def test_a_name_that_does_not_resolve_leaves_the_rest(tmp_path):
+    inventory = read(tmp_path, "sparks: {hosts: {a: {ansible_host: no.such.invalid}, b: {ansible_host: 127.0.0.1}}}")
+    assert [host.address for host in inventory.sparks] == [None, "127.0.0.1"]
+
+
+def test_an_inventory_is_read_again_when_it_changes(web_project):
+    cluster = web_project.app().extensions["cluster"]
+    assert len(cluster.inventory().sparks) == 2
+    path = web_project.folder / "inventory/hosts.yml"
+    path.write_text(path.read_text().replace("spark2: {ansible_host: 127.0.0.1}", "spark2: , spark3: "))
+    cluster._inventory_checked = 0.0
+    assert len(cluster.inventory().sparks) == 3
+
+
+class Vllm(BaseHTTPRequestHandler):
+    """A server with vLLM's three addresses."""
+
+    tokens = 1000.0
+    asked = 0
+
+    def do_GET(self):
+        type(self).asked += 1
+        labels = '{engine="0",model_name="qwen"}'
+        answer = {
+            "/health": "",
+            "/v1/models": json.dumps({"object": "list", "data": [{"id": "qwen", "object": "model"}]}),
+            "/metrics": f"# HELP x\nvllm:num_requests_running{labels} 2.0\nvllm:num_requests_waiting{labels} 1.0\n"
+            f"vllm:generation_tokens_total{labels} {self.tokens}\n",
+        }[self.path].encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        """Be quiet."""
+
+
+@pytest.fixture
+def vllm():
+    handler = type("Handler", (Vllm,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+
+
+def test_vllm_is_asked_at_most_every_five_seconds(vllm):
+    url, handler = vllm
+    poller = LivePoller()
+    first = poller.poll(url)
+    assert (first.answers, first.models, first.running, first.waiting) == (True, ("qwen",), 2, 1)
+    assert first.tokens_per_second is None
+    assert poller.poll(url) is first
+    assert handler.asked == 3
+
+
+def test_the_speed_comes_from_two_answers(vllm):
+    url, handler = vllm
+    poller = LivePoller()
+    poller.EVERY = 0.0
+    poller.poll(url)
+    handler.tokens += 100
+    time.sleep(0.2)
+    assert 100 < poller.poll(url).tokens_per_second < 600
+
+
+def test_silence_is_not_an_error():
+    live = LivePoller().poll("http://127.0.0.1:9")
+    assert live.answers is False
+    assert live.at > 0
+    assert LivePoller().poll(None).answers is False
+
+
+class Store(JobStore):
+    """A JobStore that notes what it would start."""
+
+    started: list
+
+    def start(self, operation, variables, **more):
+        self.started.append(operation)
+        return type("Job", (), {"id": "20260101-000000-0000"})()
+
+    def get(self, job_id):
+        found = super().get(job_id)
+        return found or type("Ended", (), {"finished": True, "result": probe(), "view": None})()
+
+
+@pytest.fixture
+def cluster(web_project):
+    store = Store(web_project.state, web_project.folder)
+    store.started = []
+    made = Cluster(store, web_project.folder, "inventory/hosts.yml")
+    made.live.poll = lambda url: made.live.state
+    return made
+
+
+def test_a_look_is_due_when_the_last_one_is_old(cluster, web_project):
+    cluster.tick()
+    assert cluster.store.started == ["probe"]
+    cluster.tick()
+    cluster.tick()
+    assert cluster.store.started == ["probe"]
+
+
+def test_no_look_is_due_when_the_last_one_is_fresh(cluster, web_project):
+    web_project.lay("probe", probe())
+    cluster.tick()
+    assert cluster.store.started == []
+    cluster.look()
+    cluster.tick()
+    assert cluster.store.started == ["probe"]
+
+
+def test_a_look_follows_every_change(cluster, web_project):
+    web_project.lay("probe", probe())
+    cluster.tick()
+    cluster._changing = {"20260101-000000-ffff"}
+    cluster.tick()
+    assert cluster.store.started == ["probe"]
+
+
+def test_a_look_follows_a_new_recipe(cluster, web_project):
+    folder = web_project.folder / "recipes"
+    folder.mkdir()
+    web_project.lay("probe", probe(recipe_dirs=[str(folder)]))
+    cluster.tick()
+    assert cluster.store.started == []
+    (folder / "new.yaml").write_text("model: x")
+    cluster.tick()
+    assert cluster.store.started == ["probe"]
+
+
+def test_facts_outlive_the_job_they_came_from(cluster, web_project):
+    import shutil
+
+    job = web_project.lay("probe", probe())
+    assert cluster.facts(fresh=True).probe
+    shutil.rmtree(web_project.state / "jobs" / job)
+    web_project.lay("swap", outcome(kind="serving"))
+    assert cluster.facts(fresh=True).probe
+
+
+def test_a_preview_is_no_news(cluster, web_project):
+    web_project.lay("probe", probe())
+    web_project.lay("swap", outcome(kind="preview", serving=None), ago=5, check=True)
+    assert cluster.facts(fresh=True).serving["model"] == "qwen"
