@@ -86,6 +86,8 @@ def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_u
     message = "The run was cut off at “Wait for the gate”. Run it again: it takes up whatever is there."
     assert job.result["message"] == message
     assert of(store, job)  # the task's own processes go on
+    assert (job.dir / "vars.json").exists()
+    (job.dir / "artifacts/run/job_events/x-partial.json").write_text("{}")
     assert [other.id for other in store.reconcile()] == [job.id]
     assert store.reconcile() == []
     assert job_file(job)["status"] == "interrupted"
@@ -94,6 +96,7 @@ def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_u
     following = ended(store.start("empty", {}))
     assert following.status == "successful"
     assert of(store, job) == []
+    assert not list(job.dir.rglob("*-partial.json*"))
 
 
 def test_a_running_jobs_processes_are_left_alone_by_others(store, tmp_path):

@@ -8,7 +8,8 @@ processes and terminals can look at, follow and cancel the same jobs. The folder
 
 from webui.jobs.catalogue import Operation, operations, validate
 from webui.jobs.folder import STATUSES, UNFINISHED, project_folder, state_folder
-from webui.jobs.store import InvalidVariables, Job, JobRunning, JobStore, UnknownOperation
+from webui.jobs.job import Job
+from webui.jobs.store import InvalidVariables, JobRunning, JobStore, UnknownOperation
 from webui.jobs.view import JobView
 
 __all__ = [

@@ -114,6 +114,16 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def scrub(folder: Path) -> None:
+    """Remove what may hold a secret in clear from a job that is over: variables, environment, unfinished events."""
+    for path in [
+        folder / "vars.json",
+        *folder.glob("artifacts/*/command"),
+        *folder.glob("artifacts/*/job_events/*-partial.json*"),
+    ]:
+        path.unlink(missing_ok=True)
+
+
 def event_files(folder: Path, after: int = 0) -> list[tuple[int, str]]:
     """(counter, path) of the event files above `after`, in order; partial and temporary ones are left out."""
     found = []

@@ -12,13 +12,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from webui.jobs import events, processes, result
+from webui.jobs import processes, result
 from webui.jobs.catalogue import operations, validate
 from webui.jobs.environment import KEPT, KEPT_PREFIXES, MASK, shown_command
-from webui.jobs.folder import FINAL, ID, UNTIDY, is_held, locked, new_id, read_json, take, write_json
-from webui.jobs.view import JobView
+from webui.jobs.folder import FINAL, ID, UNTIDY, is_held, locked, new_id, scrub, take, write_json
+from webui.jobs.job import Job
 
-POLL = 0.1  # seconds between two looks at a running job's folder
 KEEP = 200  # jobs; SPARK_CONTROL_KEEP_JOBS
 KEEP_BACKGROUND = 5  # background jobs; SPARK_CONTROL_KEEP_BACKGROUND_JOBS
 DEAD = 50  # ids that a run is told of as ended
@@ -42,181 +41,6 @@ class InvalidVariables(ValueError):
     def __init__(self, errors: list[dict[str, str]]):
         super().__init__(" ".join(f"{error['field']}: {error['message']}" for error in errors))
         self.errors = errors
-
-
-class Job:
-    """One run, read from its folder; the properties of one that runs change as it goes on."""
-
-    def __init__(self, folder: Path, data: dict):
-        self.dir = folder
-        self.id = folder.name
-        self._data = data
-        self._seen = JobView()
-
-    def __repr__(self) -> str:
-        return f"<Job {self.id} {self.operation} {self.status}>"
-
-    @classmethod
-    def load(cls, folder: Path) -> "Job | None":
-        """The job in a folder; None when there is none that can be read."""
-        data = read_json(folder / "job.json")
-        if not data or not isinstance(data.get("operation"), str) or not isinstance(data.get("created"), int | float):
-            return None
-        return cls(folder, data)
-
-    @property
-    def data(self) -> dict:
-        """job.json as it is now."""
-        if self._data.get("status") not in FINAL:
-            self._data = read_json(self.dir / "job.json") or self._data
-        return self._data
-
-    @property
-    def operation(self) -> str:
-        """The playbook's name without `.yml`."""
-        return self._data["operation"]
-
-    @property
-    def variables(self) -> dict:
-        """What the caller gave, secrets masked."""
-        return self._data.get("variables") or {}
-
-    @property
-    def asked_by(self) -> str:
-        """Who asked: page, api, terminal, timer, …"""
-        return self._data.get("asked_by") or ""
-
-    @property
-    def check(self) -> bool:
-        """Whether it is a preview that changes nothing."""
-        return bool(self._data.get("check"))
-
-    @property
-    def background(self) -> bool:
-        """Whether it is housekeeping that no list shows unless asked."""
-        return bool(self._data.get("background"))
-
-    @property
-    def command(self) -> str:
-        """The ansible-playbook line that does the same, secrets masked."""
-        return self._data.get("command") or ""
-
-    @property
-    def created(self) -> float:
-        """When it was asked for, epoch."""
-        return self._data["created"]
-
-    @property
-    def started(self) -> float | None:
-        """When its supervisor began, epoch."""
-        return self.data.get("started")
-
-    @property
-    def status(self) -> str:
-        """One of STATUSES: from the lock, not from hearsay."""
-        if self._data.get("status") in FINAL:
-            return self._data["status"]
-        held = is_held(self.dir / "lock")  # before job.json is read: a supervisor writes its end, then lets go
-        data = self.data
-        if data.get("status") in FINAL:
-            return data["status"]
-        if not held:
-            return "interrupted"
-        if (self.dir / "cancel").exists():
-            return "cancelling"
-        return "running" if data.get("playbook_pid") else "starting"
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has come to any end."""
-        return self.status in FINAL
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended, epoch; for an interrupted job, when it was last heard of."""
-        if not self.finished:
-            return None
-        return self._data.get("ended") or self._last_heard()
-
-    @property
-    def seconds(self) -> float:
-        """How long it took, or has taken so far."""
-        begin = self.started or self.created
-        return round(max(0.0, (self.ended or time.time()) - begin), 3)
-
-    @property
-    def changed(self) -> bool | None:
-        """Whether it changed anything; None while it runs."""
-        found = self.result
-        return bool(found.get("changed")) if found else None
-
-    @property
-    def result(self) -> dict | None:
-        """The result, with at least operation, ok, changed and message; None while it runs."""
-        status = self.status
-        if status not in FINAL:
-            return None
-        found = read_json(self.dir / "result.json")
-        if found:
-            return found
-        if status == "interrupted":
-            return result.interrupted(self.operation, self.view())
-        return result.finished(self.operation, status, None, self.view())
-
-    @property
-    def cancelled_by(self) -> str | None:
-        """Who asked for its end, if anybody did."""
-        return (read_json(self.dir / "cancel") or {}).get("by")
-
-    def output(self) -> str:
-        """What ansible-playbook printed, whole."""
-        parts = []
-        for ident in ("run", "tidy"):
-            with contextlib.suppress(OSError):
-                parts.append((self.dir / "artifacts" / ident / "stdout").read_text(errors="replace"))
-        return "\n".join(parts)
-
-    def events(self, after: int = 0) -> list[dict]:
-        """The events above the counter `after`, in order (shape: events.py)."""
-        return list(events.read(self.dir, after))
-
-    def follow(self, after: int = 0, heartbeat: float = 15.0) -> Iterator[dict | None]:
-        """Events as they come, from above `after` on; None after `heartbeat` seconds of silence.
-
-        Ends when the job has ended and everything was given. Closing the iterator is all that a reader who
-        leaves has to do.
-        """
-        folders = [self.dir / "artifacts" / ident / "job_events" for ident in ("run", "tidy")]
-        spoke, looked = time.monotonic(), None
-        while True:
-            # In this order: what a job writes before its end is then never missed.
-            over = self.finished
-            times = [_changed(folder) for folder in folders]
-            # A folder's time has the grain of a clock tick, so one that is young is looked at again.
-            if over or times != looked or time.time() - max(times) < 2 * POLL:
-                looked = times
-                for counter, path in events.files(self.dir, after):
-                    after = counter
-                    if event := events.load(counter, path):
-                        yield event
-                        spoke = time.monotonic()
-            if over:
-                return
-            if time.monotonic() - spoke >= heartbeat:
-                yield None
-                spoke = time.monotonic()
-            time.sleep(POLL)
-
-    def view(self) -> JobView:
-        """What a person wants to see of the run so far. The same view, brought up to date, on each call."""
-        return self._seen.feed_all(self.events(self._seen.counter))
-
-    def _last_heard(self) -> float:
-        found = events.files(self.dir)
-        for path in [found[-1][1]] if found else [self.dir / "job.json"]:
-            with contextlib.suppress(OSError):
-                return os.stat(path).st_mtime
-        return self.created
 
 
 class JobStore:
@@ -383,7 +207,10 @@ class JobStore:
         """End the processes that an interrupted job of this folder left behind; returns their pids."""
         orphans = set(processes.tagged(self.state).values())
         jobs = {job_id for job_id in orphans if (job := self.get(job_id)) and job.status == "interrupted"}
-        return processes.end(self.state, jobs) if jobs else []
+        ended = processes.end(self.state, jobs) if jobs else []
+        for job_id in jobs:
+            scrub(self.folder / job_id)
+        return ended
 
     def dead(self) -> "list[str]":
         """The ids of the newest jobs here that have come to an end, at most DEAD, newest first."""
@@ -504,11 +331,10 @@ class JobStore:
         if not job.dir.exists():
             return
         write_json(job.dir / "result.json", found)
-        ended = time.time() if status == "failed" else job._last_heard()
+        ended = time.time() if status == "failed" else job.last_heard()
         data = {**job.data, "status": status, "ended": ended, "changed": bool(found.get("changed"))}
         write_json(job.dir / "job.json", data)
-        with contextlib.suppress(OSError):
-            (job.dir / "vars.json").unlink()
+        scrub(job.dir)
 
 
 def unsafe(value: object) -> object:
@@ -537,13 +363,6 @@ def load_variables(folder: Path) -> dict:
         return safe(json.loads((folder / "vars.json").read_bytes()))
     except (OSError, ValueError):
         return {}
-
-
-def _changed(folder: Path) -> float:
-    try:
-        return os.stat(folder).st_mtime
-    except OSError:
-        return 0.0
 
 
 def _old(path: Path) -> bool:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from webui.jobs import events, processes, result
 from webui.jobs.environment import MASK, environment, program, with_runner
-from webui.jobs.folder import write_json
-from webui.jobs.store import Job, JobStore, load_variables, unsafe
+from webui.jobs.folder import scrub, write_json
+from webui.jobs.job import Job
+from webui.jobs.store import JobStore, load_variables, unsafe
 
 GRACE = 10.0  # seconds that ansible-playbook has to end by itself
 TIDY_SECONDS = 60.0  # bound of the tidying run
@@ -92,8 +93,7 @@ class Supervisor:
 
     def _finish(self, status: str, found: dict, code: int | None) -> None:
         ended = time.time()
-        with contextlib.suppress(OSError):
-            (self.job.dir / "vars.json").unlink()
+        scrub(self.job.dir)
         write_json(self.job.dir / "result.json", _masked(found, self.secrets), durable=True)
         self.data |= {
             "status": status,
@@ -150,15 +150,14 @@ class Supervisor:
             if runner.rc is None and self.set_stats is None and not self.stopping.is_set():
                 raise
             return 0 if self.set_stats is not None and not self.view.failed else runner.rc
-        finally:
-            self._scrub(Path(config.artifact_dir))
         return runner.rc
 
     # Runner's callbacks
 
     def _on_status(self, status: dict, runner_config) -> None:
         if status["status"] == "running":  # ansible-playbook is about to start
-            self._scrub(Path(runner_config.artifact_dir))
+            # Runner has just written the run's whole environment there.
+            Path(runner_config.artifact_dir, "command").unlink(missing_ok=True)
             if self.stopping.is_set() and runner_config.ident == "run":
                 raise _Cancelled
 
@@ -192,11 +191,6 @@ class Supervisor:
         except OSError:
             self.live = False  # nobody looks any more (`| head`); the job goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    def _scrub(self, artifacts: Path) -> None:
-        # Runner keeps the run's whole environment in this file.
-        with contextlib.suppress(OSError):
-            (artifacts / "command").unlink()
 
     # Cancel
 
