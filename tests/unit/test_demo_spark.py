@@ -335,7 +335,8 @@ def test_a_worker_without_weights_says_so(demo):
 def test_a_launch_script_runs_as_written(demo, tmp_path):
     script = tmp_path / "serve.sh"
     script.write_text(
-        "#!/bin/bash\nexport NAME='two words'\nvllm serve demo/second --served-model-name \"$NAME\" \\\n  --gpu-memory-utilization 0.3\n"
+        "#!/bin/bash\nexport NAME='two words'\n"
+        'vllm serve demo/second --served-model-name "$NAME" \\\n  --gpu-memory-utilization 0.3\n'
     )
     assert demo.launch("--solo", "-d", "--launch-script", script).returncode == 0
     until(lambda: (demo.root / "spark1/argv.json").exists() and "two words" in demo.argv(), "the script ran")

@@ -8,7 +8,8 @@ module: demo_spark
 short_description: One simulated DGX Spark as a folder and processes on this machine
 description:
   - Lays C(<root>/<name>) with a home, a Hugging Face cache of sparse model files, and programs named C(docker), C(ssh),
-    C(nvidia-smi) and C(launch-cluster.sh); starts the host's daemon and the containers that ran when it was last stopped.
+    C(nvidia-smi) and C(launch-cluster.sh); starts the host's daemon and the containers that ran when it was last
+    stopped.
   - Linux only. Needs no root. The role's README says what the programs do and how to make them fail.
 options:
   state:
@@ -65,7 +66,8 @@ options:
         type: int
         default: 2
       state:
-        description: C(downloading) lacks its last shard and has a partial file, C(partial) lacks it, C(metadata) has no shard.
+        description: >-
+          C(downloading) lacks its last shard and has a partial file, C(partial) lacks it, C(metadata) has no shard.
         type: str
         choices: [complete, downloading, partial, metadata]
         default: complete
@@ -171,7 +173,7 @@ class Spark:
         """End every process of this host. What ran is kept in the containers' folders for the next start."""
         if not os.path.exists(os.path.join(self.folder, "host.json")):
             return
-        containers, host_module, hostd = self.programs()
+        containers, host_module, _hostd = self.programs()
         host = host_module.Host(self.folder)
         ours = host_module.tagged(host_module.ENV_HOST, host.folder)
         if host.off and not ours:
@@ -331,7 +333,7 @@ class Spark:
     # --- running --------------------------------------------------------------------------------------------------
 
     def start(self):
-        """Switch the host on: the daemon, then the containers that ran. A host that was killed (not stopped) is the same."""
+        """Switch the host on: the containers that ran, then the daemon. A host that was killed is the same."""
         if self.check:
             if not os.path.exists(self.at("host.json")):
                 self.note("started its daemon")

@@ -5,8 +5,9 @@
                            log              what PID 1's stdout got; log.times: "offset epoch" a line
                            rootfs/          the container's own files (/workspace, /root)
 
-Container processes run in sessions of their own, with the image's and the container's environment only, so that the end of
-whoever called `docker` never ends a container. They carry SPARK_SIM_CONTAINER=<id>: that is how a container is killed whole.
+Container processes run in sessions of their own, with the image's and the container's environment only, so that the
+end of whoever called `docker` never ends a container. They carry SPARK_SIM_CONTAINER=<id>: that is how a container is
+killed whole.
 
 There is no file system of its own, so paths are translated in what is exec'd: /workspace is PID 1's working folder
 (/proc/<pid>/cwd/workspace) and /proc/1 is /proc/<pid>. `untranslate` undoes exactly that.
@@ -240,8 +241,8 @@ def create(host, name, image, command, env, labels, binds, auto_remove, argument
         except FileExistsError:
             other = os.path.basename(os.readlink(link))
             raise DockerError(
-                f'docker: Error response from daemon: Conflict. The container name "/{name}" is already in use by container '
-                f'"{other}". You have to remove (or rename) that container to be able to reuse that name.\n\n'
+                f'docker: Error response from daemon: Conflict. The container name "/{name}" is already in use by '
+                f'container "{other}". You have to remove (or rename) that container to be able to reuse that name.\n\n'
                 "Run 'docker run --help' for more information",
                 125,
             ) from None

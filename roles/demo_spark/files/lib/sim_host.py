@@ -59,7 +59,7 @@ class Host:
             yield
 
     def holders(self):
-        """What processes hold: a list of the memory/ entries whose process is alive. A leaking one that ended moves into
+        """What processes hold: the memory/ entries whose process is alive. A leaking one that ended moves into
         faults/leaked; any other that ended is forgotten."""
         alive = []
         folder = self.path("memory")

@@ -1,8 +1,8 @@
-"""What a Spark's kernel and docker daemon do unasked: memory comes back when a process ends, a container whose PID 1 ended
-goes, a log line gets its time.
+"""What a Spark's kernel and docker daemon do unasked: memory comes back when a process ends, a container whose PID 1
+ended goes, a log line gets its time.
 
-One process a simulated host, five looks a second (0.1 % of a core). `docker` also looks at each call, so nothing depends on
-this one being quick.
+One process a simulated host, five looks a second. `docker` also looks at each call, so nothing depends on this one
+being quick.
 """
 
 import contextlib

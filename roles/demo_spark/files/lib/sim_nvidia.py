@@ -10,10 +10,11 @@ MIB = 1 << 20
 
 def main(host_folder, _program, arguments):
     host = Host(host_folder)
-    options = dict((word.partition("=")[0], word.partition("=")[2]) for word in arguments)
+    options = {word.partition("=")[0]: word.partition("=")[2] for word in arguments}
     if host.fault("gpu-down") is not None:
         print(
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n"
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+            "Make sure that the latest NVIDIA driver is installed and running.\n"
         )
         return 9
     host.refresh_memory()
@@ -26,9 +27,9 @@ def main(host_folder, _program, arguments):
         print("GPU 0: NVIDIA GB10 (UUID: GPU-5a1d0c7e-0000-4000-8000-00000000000b)")
         return 0
     facts = gpu(host)
-    print(
-        f"NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0\n|  0  NVIDIA GB10  {facts['temperature.gpu'][0]}C  {facts['power.draw'][0]}W  {facts['utilization.gpu'][0]}%  Not Supported |"
-    )
+    print("NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0")
+    temperature, power, busy = (facts[key][0] for key in ("temperature.gpu", "power.draw", "utilization.gpu"))
+    print(f"|  0  NVIDIA GB10  {temperature}C  {power}W  {busy}%  Not Supported |")
     for holder in host.holders():
         print(f"|  0  N/A  N/A  {holder['pid']}  C  {holder['name']}  {holder['bytes'] // MIB}MiB |")
     return 0

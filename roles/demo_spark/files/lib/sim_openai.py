@@ -83,7 +83,9 @@ class Engine:
                 last, last_tokens = time.monotonic(), self.generation_tokens
                 self.server.info(
                     "loggers.py:259",
-                    f"Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: {rate:.1f} tokens/s, Running: {self.running} reqs, Waiting: 0 reqs, GPU KV cache usage: {self.usage():.1%}, Prefix cache hit rate: 0.0%",
+                    f"Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: {rate:.1f} tokens/s, "
+                    f"Running: {self.running} reqs, Waiting: 0 reqs, "
+                    f"GPU KV cache usage: {self.usage():.1%}, Prefix cache hit rate: 0.0%",
                     core=False,
                 )
 
@@ -253,10 +255,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code="-", size="-"):
         reasons = self.responses.get(int(code), ("",))[0] if str(code).isdigit() else ""
-        self.engine.server.raw(
-            f'INFO:     {self.client_address[0]}:{self.client_address[1]} - "{self.requestline}" {int(code)} {reasons}\n',
-            core=False,
-        )
+        client = ":".join(map(str, self.client_address[:2]))
+        line = f'INFO:     {client} - "{self.requestline}" {int(code)} {reasons}\n'
+        self.engine.server.raw(line, core=False)
 
 
 class Answer:

@@ -1,11 +1,12 @@
-"""`vllm` inside a simulated container: `vllm serve MODEL [flags]` loads for a while, logs what vLLM logs, holds memory, and
-then answers OpenAI's API.
+"""`vllm` inside a simulated container: `vllm serve MODEL [flags]` loads for a while, logs what vLLM logs, holds memory,
+and then answers OpenAI's API.
 
 How a model behaves is in demo.json beside its config.json:
     {"load_seconds": seconds|null (null = the demo's), "behaviour": "ok"|"slow"|"crash"|"mute"|"leak"}
 What literally arrived (argv, environment) is in argv.json of the container's folder and of the host's.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import time
 
 from sim_containers import Container
 from sim_host import ENV_CONTAINER, GIB, Host, read_json, write_atomic
+from sim_loading import Failed, Loading
 
 VERSION = "0.19.1rc1.dev86+gb6553be1b"
 SWITCHES_WITHOUT_VALUE = {
@@ -25,12 +27,12 @@ SWITCHES_WITHOUT_VALUE = {
     "enable-auto-tool-choice",
     "enable-prefix-caching",
 }
-OFFLINE = """OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.
-Check your internet connection or see how to run the library in offline mode at 'https://huggingface.co/docs/transformers/installation#offline-mode'."""
-
-
-class Failed(Exception):
-    """The server dies; the text is the traceback's last line."""
+OFFLINE = (
+    "OSError: We couldn't connect to 'https://huggingface.co' to load the files, "
+    "and couldn't find them in the cached files.\n"
+    "Check your internet connection or see how to run the library in offline mode at "
+    "'https://huggingface.co/docs/transformers/installation#offline-mode'."
+)
 
 
 def main(host_folder, _program, arguments):
@@ -106,7 +108,8 @@ class Options:
             return kind(value)
         except ValueError:
             sys.stderr.write(
-                f"usage: vllm serve [model_tag] [options]\nvllm serve: error: argument --{name}: invalid {kind.__name__} value: '{value}'\n"
+                f"usage: vllm serve [model_tag] [options]\n"
+                f"vllm serve: error: argument --{name}: invalid {kind.__name__} value: '{value}'\n"
             )
             sys.stderr.flush()
             os._exit(2)
@@ -126,7 +129,7 @@ class Server:
         self.port = options.number("port", 8000)
         self.behaviour = "ok"
         self.peers = []
-        self.started = time.monotonic()
+        self.held = 0
 
     def bind_address(self, asked):
         # Several simulated hosts share one machine: "every address" means this host's own.
@@ -150,12 +153,13 @@ class Server:
         self.info("model.py:1745", f"Using max model len {max_len}")
         self.info(
             "core.py:93",
-            f"Initializing a V1 LLM engine (v{VERSION}) with config: model='{self.options.model}', tensor_parallel_size={self.parallel}",
+            f"Initializing a V1 LLM engine (v{VERSION}) with config: "
+            f"model='{self.options.model}', tensor_parallel_size={self.parallel}",
             core=True,
         )
         self.check_memory()
         self.rendezvous()
-        self.load(folder, demo["load_seconds"], max_len)
+        Loading(self, folder, demo["load_seconds"], max_len).load()
         if self.rank:
             threading.Event().wait()
         import sim_openai
@@ -197,10 +201,8 @@ class Server:
 
     def read_demo(self, folder):
         settings = {"load_seconds": None, "behaviour": "ok"}
-        try:
+        with contextlib.suppress(FileNotFoundError):
             settings.update(read_json(os.path.join(folder, "demo.json")))
-        except FileNotFoundError:
-            pass
         if settings["load_seconds"] is None:
             settings["load_seconds"] = read_json(os.path.join(self.host.root, "demo.json"))["load_seconds"]
             if settings["behaviour"] == "slow":
@@ -222,20 +224,23 @@ class Server:
         wanted, free = self.utilization * self.host.total, self.host.refresh_memory()
         if free < wanted:
             raise Failed(
-                f"ValueError: Free memory on device cuda:0 ({free / GIB:.2f}/{self.host.total / GIB:.2f} GiB) on startup is less than desired "
-                f"GPU memory utilization ({self.utilization}, {wanted / GIB:.2f} GiB). Decrease GPU memory utilization or reduce GPU memory "
+                f"ValueError: Free memory on device cuda:0 ({free / GIB:.2f}/{self.host.total / GIB:.2f} GiB) "
+                "on startup is less than desired "
+                f"GPU memory utilization ({self.utilization}, {wanted / GIB:.2f} GiB). "
+                "Decrease GPU memory utilization or reduce GPU memory "
                 "used by other processes."
             )
 
     def rendezvous(self):
-        """Ranks of several nodes meet over TCP at the master's address; from then on the end of one is the end of all."""
+        """Ranks of several nodes meet over TCP at the master's address; then the end of one is the end of all."""
         if self.nodes < 2:
             return
         address = self.options.text("master-addr", self.host.address)
         port = self.options.number("master-port", 29501)
         self.info(
             "parallel_state.py:1208",
-            f"world_size={self.nodes} rank={self.rank} local_rank=0 distributed_init_method=tcp://{address}:{port} backend=nccl",
+            f"world_size={self.nodes} rank={self.rank} local_rank=0 "
+            f"distributed_init_method=tcp://{address}:{port} backend=nccl",
             core=True,
         )
         deadline = time.monotonic() + 600
@@ -271,129 +276,11 @@ class Server:
         sys.stdout.flush()
         os._exit(1)
 
-    # --- loading --------------------------------------------------------------------------------------------------
-
-    def load(self, folder, seconds, max_len):
-        """Take `seconds` to load, hold more memory shard by shard, and log it as vLLM does."""
-        begin = time.monotonic()
-
-        def until(fraction):
-            time.sleep(max(begin + fraction * seconds - time.monotonic(), 0))
-            return time.monotonic() - begin
-
-        weights, shards = self.weights(folder)
-        share = weights / self.parallel
-        self.hold(0.6 * GIB, 20)
-        until(0.08)
-        self.info("gpu_model_runner.py:4721", f"Starting to load model {self.options.model}...", core=True)
-        until(0.1)
-        for done in range(shards + 1):
-            elapsed = until(0.1 + 0.5 * done / shards)
-            per_second = done / elapsed if done and elapsed > 0 else 0
-            left = f"{clock((shards - done) / per_second)}, {per_second:5.2f}it/s" if per_second else "?, ?it/s"
-            self.raw(
-                f"\rLoading safetensors checkpoint shards: {100 * done // shards:3d}% Completed | {done}/{shards} [{clock(elapsed)}<{left}]\n",
-                core=True,
-            )
-            size = share * done / shards + 0.6 * GIB
-            if self.host.available() + self.held < size:
-                raise Failed(
-                    f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {share / shards / GIB:.2f} GiB. GPU 0 has a total capacity of {self.host.total / GIB:.2f} GiB of which {self.host.available() / GIB:.2f} GiB is free."
-                )
-            self.hold(size, 35)
-            if self.behaviour == "crash" and done >= shards / 2:
-                raise Failed(
-                    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.37 GiB. GPU 0 has a total capacity of 121.63 GiB of which 1.12 GiB is free. Including non-PyTorch memory, this process has 117.84 GiB memory in use."
-                )
-        took = time.monotonic() - begin
-        self.info("default_loader.py:384", f"Loading weights took {took:.2f} seconds", core=True)
-        self.info(
-            "gpu_model_runner.py:4804",
-            f"Model loading took {share / GIB:.2f} GiB memory and {took:.6f} seconds",
-            core=True,
-        )
-        until(0.64)
-        self.info(
-            "backends.py:988",
-            "Using cache directory: /root/.cache/vllm/torch_compile_cache/7f1c0e5a2b/rank_0_0/backbone for vLLM's torch.compile",
-            core=True,
-        )
-        took = until(0.68)
-        self.info("backends.py:1048", f"Dynamo bytecode transform time: {took * 0.1:.2f} s", core=True)
-        took = until(0.74)
-        self.info(
-            "backends.py:371",
-            f"Cache the graph of compile range (1, 8192) for later use, took {took * 0.2:.2f} s",
-            core=True,
-        )
-        self.info("monitor.py:34", f"torch.compile took {took * 0.3:.2f} s in total", core=True)
-        until(0.78)
-        free_for_cache = max(self.utilization * self.host.total - share - 2 * GIB, 0)
-        tokens = int(free_for_cache / 49152) // 16 * 16
-        self.info("gpu_worker.py:423", f"Available KV cache memory: {free_for_cache / GIB:.2f} GiB", core=True)
-        if not free_for_cache:
-            raise Failed(
-                "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine."
-            )
-        self.info("kv_cache_utils.py:1319", f"GPU KV cache size: {tokens:,} tokens", core=True)
-        self.info(
-            "kv_cache_utils.py:1324",
-            f"Maximum concurrency for {max_len:,} tokens per request: {tokens / max_len:.2f}x",
-            core=True,
-        )
-        self.hold(self.utilization * self.host.total, 60)
-        graphs, begin_graphs = 67, time.monotonic()
-        for done in (0, 11, 22, 33, 44, 55, 67):
-            until(0.8 + 0.16 * done / graphs)
-            elapsed = time.monotonic() - begin_graphs
-            rate = done / elapsed if done and elapsed > 0 else 0
-            left = f"{clock((graphs - done) / rate)}, {rate:5.2f}it/s" if rate else "?, ?it/s"
-            bar = ("█" * (10 * done // graphs)).ljust(10)
-            self.raw(
-                f"\rCapturing CUDA graphs (mixed prefill-decode, PIECEWISE): {100 * done // graphs:3d}%|{bar}| {done}/{graphs} [{clock(elapsed)}<{left}]",
-                core=True,
-            )
-        self.raw("\n")
-        self.info(
-            "gpu_model_runner.py:5246",
-            f"Graph capturing finished in {round(time.monotonic() - begin_graphs)} secs, took 0.52 GiB",
-            core=True,
-        )
-        took = until(0.98)
-        self.info(
-            "core.py:282", f"init engine (profile, create kv cache, warmup model) took {took:.2f} seconds", core=True
-        )
-        until(1)
-        self.hold(self.utilization * self.host.total, 0)
-
-    def weights(self, folder):
-        """(bytes, number of shards) of the model. Raises Failed when a shard of the index isn't there."""
-        index = os.path.join(folder, "model.safetensors.index.json")
-        if os.path.exists(index):
-            names = sorted(set(read_json(index)["weight_map"].values()))
-        else:
-            names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
-        if not names:
-            raise Failed(f"RuntimeError: Cannot find any model weights with `{self.options.model}`")
-        try:
-            return sum(os.stat(os.path.join(folder, name)).st_size for name in names), len(names)
-        except FileNotFoundError as error:
-            raise Failed(
-                f'FileNotFoundError: No such file or directory: "{self.container.untranslate(error.filename)}"'
-            ) from None
-
-    held = 0
-
     def hold(self, size, busy):
         """Hold that much memory, this busy (GPU %)."""
         self.held = size
-        self.host.hold(
-            os.getpid(),
-            size,
-            name="VLLM::EngineCore" if not self.rank else "VLLM::Worker",
-            leak=self.behaviour == "leak",
-            busy=busy,
-        )
+        name = "VLLM::Worker" if self.rank else "VLLM::EngineCore"
+        self.host.hold(os.getpid(), size, name=name, leak=self.behaviour == "leak", busy=busy)
 
     # --- the log --------------------------------------------------------------------------------------------------
 
@@ -428,7 +315,3 @@ class Server:
             "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n",
             core=False,
         )
-
-
-def clock(seconds):
-    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
