@@ -118,7 +118,7 @@ HOSTILE = {
     "quote": '"; rm -rf ~ #',
     "dollar": "$(id) `id` ${HOME}",
     "newline": "two\nlines",
-    "braces": "{model} {{x}} {% raw %} {{ 7 * 7 }}",
+    "braces": "{ model} {{x}} {% raw %} {{ 7 * 7 }}",
     "unicode": "naïve 模型 🦙 \u202e",
     "single": "it's '$(id)'",
 }

@@ -1,0 +1,253 @@
+"""What goes wrong with a swap, each by the real playbook, and what a person is then told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from tests.integration.conftest import wait_for
+
+
+def spoil(cluster, repo: str, behaviour: str) -> None:
+    """Have the simulated model of that repo behave otherwise, on every Spark."""
+    folder = "models--" + repo.replace("/", "--")
+    files = list(cluster.root.glob(f"*/home/.cache/huggingface/hub/{folder}/snapshots/*/demo.json"))
+    assert files
+    for file in files:
+        file.write_text(json.dumps({"behaviour": behaviour}))
+
+
+def assert_refused(cluster, run, reason: str, *words: str) -> None:
+    """The run failed before it touched anything, says why, and demo-small still answers."""
+    assert run.code != 0, run.output
+    assert (run.result["outcome"], run.result["reason"], run.result["changed"]) == ("refused", reason, False), (
+        run.output
+    )
+    for word in words:
+        assert word in run.result["message"]
+    assert cluster.models() == ["demo-small"]
+    assert not (cluster.root / "spark1/home/.spark-control/lease.json").exists()
+
+
+def test_what_is_found_before_anything_stops_leaves_the_old_model_alone(cluster):
+    assert cluster.swap("demo-small").code == 0
+    assert_refused(cluster, cluster.swap("demo-smal"), "unknown_model", "demo-small")
+    cluster.recipe(
+        "demo-broken",
+        "recipe_version: '2'\nmodel: demo/second\ndefaults: {port: [8000]}\ncommand: vllm serve {modle}\n",
+    )
+    assert_refused(cluster, cluster.swap("demo-broken"), "broken_recipe", "demo-broken.yaml", "modle")
+    cluster.recipe("demo-not-yaml", "model: [unclosed\n")
+    assert_refused(cluster, cluster.swap("demo-not-yaml"), "broken_recipe", "demo-not-yaml.yaml")
+    assert_refused(cluster, cluster.swap("demo-one-host"), "weights_missing", "spark2")
+    assert_refused(cluster, cluster.swap("demo-too-big"), "memory", "186 GB", "122 GB on spark1")
+    assert_refused(cluster, cluster.swap("qwen3.5-397b"), "too_few_sparks", "4 Sparks", "2")
+    image = cluster.fault("spark2", "image-missing")
+    assert_refused(cluster, cluster.swap("demo-pair"), "image_missing", "vllm-node", "spark2")
+    image.unlink()
+    launcher = cluster.root / "spark1/home/spark-vllm-docker/launch-cluster.sh"
+    launcher.rename(launcher.with_suffix(".away"))
+    assert_refused(cluster, cluster.swap("demo-pair"), "launcher_missing", "spark-vllm-docker")
+    launcher.with_suffix(".away").rename(launcher)
+    docker = cluster.fault("spark2", "docker-down")
+    assert_refused(cluster, cluster.swap("demo-pair"), "docker", "spark2", "Docker daemon")
+    docker.unlink()
+    assert cluster.swap("demo-pair").code == 0
+
+
+def test_too_little_memory_shows_both_sides(cluster):
+    """Something else than our model holds the memory: a container of another name."""
+    other = (
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "other",
+        "-v",
+        f"{cluster.root}/spark1/home/.cache/huggingface:/root/.cache/huggingface",
+    )
+    cluster.host(
+        "spark1",
+        *other,
+        "vllm-node",
+        "vllm",
+        "serve",
+        "demo/second",
+        "--port",
+        "9001",
+        "--gpu-memory-utilization",
+        "0.5",
+    )
+    wait_for(lambda: cluster.free_gb("spark1") < 70, what="the other container's memory")
+    refused = cluster.swap("qwen3.6-35b-a3b")
+    assert refused.result["reason"] == "memory", refused.output
+    row = refused.result["arithmetic"][0]
+    assert row["needs"] > row["free"]
+    assert (
+        f"It needs {row['needs'] / 2**30:.0f} GB and {row['free'] / 2**30:.0f} GB of the 122 GB on spark1 are free"
+        in row["message"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "reason", "words", "log"),
+    [
+        ("demo-crash", "crashed", "it stopped by itself while it loaded", "Error"),
+        ("demo-mute", "not_answering", "it came up and gave no answer within 3 s", "Application startup complete"),
+    ],
+)
+def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, words, log):
+    cluster.swap("demo-small")
+    failed = cluster.swap(model)
+    assert failed.code != 0
+    assert (failed.result["outcome"], failed.result["reason"]) == ("rolled back", reason), failed.output
+    assert words in failed.result["message"]
+    assert failed.result["message"].endswith("Demo: small is serving again.")
+    assert any(log in line for line in failed.result["log_tail"])
+    assert cluster.models() == ["demo-small"]
+    assert cluster.chat("demo-small")
+    assert cluster.swap("demo-small").result["outcome"] == "unchanged"
+
+
+def test_a_failed_rollback_is_said_plainly_and_the_next_swap_works(cluster):
+    cluster.swap("demo-small")
+    spoil(cluster, "demo/second", "crash")
+    failed = cluster.swap("demo-crash")
+    assert failed.code != 0
+    assert (failed.result["outcome"], failed.result["reason"]) == ("nothing serving", "rollback_failed"), failed.output
+    assert "Demo: small did not come back" in failed.result["message"]
+    assert "Nothing is serving now; choose a model to start." in failed.result["message"]
+    assert set(failed.result["stories"]) == {"new", "old"}
+    assert failed.result["serving"] is None or not failed.result["serving"]["ready"]
+    assert cluster.models() == []
+    next_one = cluster.swap("demo-pair")
+    assert (next_one.code, next_one.result["outcome"]) == (0, "serving"), next_one.output
+
+
+def test_a_first_model_that_fails_says_that_nothing_served_before(cluster):
+    failed = cluster.swap("demo-crash")
+    assert failed.result["outcome"] == "nothing serving"
+    assert "Nothing was serving before, and nothing is serving now." in failed.result["message"]
+    assert cluster.containers("spark1") == []
+
+
+def test_memory_that_never_comes_back(cluster):
+    assert cluster.swap("demo-leak").code == 0
+    failed = cluster.swap("demo-small")
+    assert failed.code != 0
+    assert failed.result["outcome"] == "nothing serving", failed.output
+    assert "GB are needed and" in failed.result["stories"]["new"]
+    assert "a reboot of this Spark may be needed" in failed.result["message"]
+    assert cluster.models() == []
+    for leaked in cluster.root.glob("*/faults/leaked"):
+        leaked.unlink()
+    cluster.host("spark1", "docker", "ps")
+    assert cluster.swap("demo-small").code == 0
+
+
+def test_a_container_that_will_not_go(cluster):
+    cluster.swap("demo-small")
+    stuck = cluster.fault("spark1", "rm-refuses")
+    failed = cluster.swap("demo-pair")
+    assert failed.code != 0
+    assert "docker did not remove the container vllm_node" in failed.result["message"]
+    stuck.unlink()
+    assert cluster.swap("demo-pair").code == 0
+
+
+def test_an_unreachable_spark(cluster, tmp_path):
+    away = tmp_path / "away.yml"
+    away.write_text(
+        f"all: {{hosts: {{spark2: {{ansible_connection: ssh, ansible_host: {cluster.network}.12, ansible_port: 1}}}}}}\n"
+    )
+    inventories = ("-i", cluster.environment["ANSIBLE_INVENTORY"], "-i", str(away))
+    refused = cluster.swap("demo-pair", *inventories)
+    assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "unreachable"), refused.output
+    assert "spark2 does not answer" in refused.result["message"]
+    alone = cluster.swap("demo-small", *inventories)
+    assert (alone.code, alone.result["outcome"]) == (0, "serving"), alone.output
+    assert "spark2 does not answer" in alone.result["warnings"][0]
+    seen = cluster.run("probe", *inventories)
+    assert [spark["reachable"] for spark in seen.result["sparks"]] == [True, False]
+    assert seen.result["serving"]["ready"]
+
+
+def test_two_swaps_at_once_from_two_laptops(cluster):
+    runs = [
+        cluster.finish(process)
+        for process in [cluster.start("swap", model=name) for name in ("demo-small", "demo-pair")]
+    ]
+    codes = sorted(run.code for run in runs)
+    assert codes[0] == 0, runs[0].output + runs[1].output
+    assert codes[1] != 0, runs[0].output + runs[1].output
+    lost = next(run for run in runs if run.code)
+    assert lost.result["reason"] == "leased", lost.output
+    assert "reserved by" in lost.result["message"]
+    won = next(run for run in runs if not run.code)
+    assert cluster.models() == [won.result["serving"]["served_name"]]
+
+
+def test_a_lease_of_somebody_else_stops_a_swap_unless_forced(cluster):
+    cluster.swap("demo-small")
+    taken = cluster.run("gpu_lease", holder="ComfyUI", purpose="a film", seconds=600, token_hash="ab" * 32)
+    assert taken.code == 0, taken.output
+    refused = cluster.swap("demo-pair")
+    assert_refused_by_lease(refused)
+    assert_refused_by_lease(cluster.run("stop_model"))
+    assert cluster.models() == ["demo-small"]
+    wrong = cluster.run("gpu_lease", state="absent", token_hash="cd" * 32)
+    assert wrong.code != 0
+    forced = cluster.swap("demo-pair", force=True)
+    assert forced.code == 0, forced.output
+    cluster.run("gpu_lease", holder="ComfyUI", token_hash="ab" * 32)
+    freed = cluster.run("gpu_lease", state="absent", token_hash="ab" * 32)
+    assert (freed.code, freed.result["message"]) == (0, "The GPUs are free."), freed.output
+    assert cluster.run("gpu_lease", state="absent", token_hash="ab" * 32).recap["spark1"]["changed"] == 0
+
+
+def assert_refused_by_lease(run) -> None:
+    """The run names the holder and the time left."""
+    assert run.code != 0
+    assert run.result["reason"] == "leased", run.output
+    assert "The GPUs are reserved by ComfyUI for a film, for another 10 min." in run.result["message"]
+
+
+def test_a_run_that_was_killed_does_not_stop_the_next(cluster):
+    """As on a laptop that is shut: ansible-playbook is gone in mid-swap, with its lease left behind."""
+    cluster.swap("demo-small")
+    killed = cluster.start("swap", model="demo-slow")
+    lease = cluster.root / "spark1/home/.spark-control/lease.json"
+    wait_for(lambda: not cluster.models() and lease.exists(), what="the swap's middle")
+    killed.kill()
+    killed.wait()
+    blocked = cluster.swap("demo-small")
+    assert blocked.result["reason"] == "leased"
+    record = json.loads(lease.read_text())
+    lease.write_text(json.dumps(record | {"expires": 1}))
+    converged = cluster.swap("demo-small")
+    assert (converged.code, converged.result["outcome"]) == (0, "serving"), converged.output
+    assert cluster.models() == ["demo-small"]
+
+
+def test_the_january_launcher_is_driven_rightly(cluster):
+    """It stays in the foreground, knows no --solo and reads its command again with a shell."""
+    laid = cluster.run("demo", demo_spark_load_seconds=0.5, demo_spark_launcher="january")
+    assert laid.code == 0, laid.output
+    first = cluster.swap("demo-small")
+    assert (first.code, first.result["outcome"]) == (0, "serving"), first.output
+    assert cluster.swap("demo-small").result["outcome"] == "unchanged"
+    failed = cluster.swap("demo-crash")
+    assert failed.result["outcome"] == "rolled back", failed.output
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(cluster):
+    """No test may leave a process of its cluster behind once it is taken down."""
+    yield
+    cluster.run("demo", demo_spark_state="stopped")
+    found = subprocess.run(["pgrep", "-f", str(cluster.root)], capture_output=True, text=True, check=False)
+    assert found.stdout == "", found.stdout
+    shutil.rmtree(cluster.root / "spark1/docker", ignore_errors=True)
