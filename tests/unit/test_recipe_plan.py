@@ -181,6 +181,12 @@ def test_v2_keeps_braces_and_follows_nested_placeholders(plan):
     assert "${HOME}" in made["script"]
 
 
+def test_an_override_inside_another_default_is_no_template(plan):
+    fields = {"command": "vllm serve m --x {a} --y {b} --port {port}", "defaults": {"a": "<{b}>", "b": "1"}}
+    argv = plan(**fields, overrides={"b": "{port} {a}"})["argv"]
+    assert argv == ["vllm", "serve", "m", "--x", "<{port} {a}>", "--y", "{port} {a}", "--port", "8888"]
+
+
 def test_v2_doubled_braces_around_json_are_read_as_v1_does(plan):
     made = plan(command='vllm serve m --port {port} --x \'{{"n":{n},"m":{{"k":1}}}}\'', defaults={"n": 5})
     assert made["argv"][-1] == '{"n":5,"m":{"k":1}}'

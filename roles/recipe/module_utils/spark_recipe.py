@@ -24,7 +24,7 @@ from .spark_recipe_memory import memory, quantization, vision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SUFFIXES = (".yaml", ".yml")
-LARGEST = 256 * 1024  # bytes; the largest public recipe has 8 kB, and YAML is slow to read
+LARGEST = 64 * 1024  # bytes; the largest public recipe has 8 kB, and YAML is slow to read
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Enough Sparks for a trial rendering of any recipe.
 _MANY = [{"host": f"spark{n}", "address": f"192.0.2.{n}"} for n in range(1, 65)]

@@ -231,8 +231,7 @@ def _values(recipe, solo, port, host, overrides, fail):
     texts = {name: str(value) for name, value in values.items() if not isinstance(value, (dict, list, type(None)))}
     own = set(texts) - set(overrides) - set(_HOUSE) - (set(_SIZES) if solo else set())
     if recipe.version == "2":
-        for name in own:
-            texts[name] = _nested(name, texts, fail, ())
+        texts |= {name: _nested(name, texts, own, fail, ()) for name in sorted(own & used)}
     for name in used:
         text = texts.get(name, "")
         if "\0" in text or any(0xD800 <= ord(c) < 0xE000 for c in text):
@@ -242,12 +241,15 @@ def _values(recipe, solo, port, host, overrides, fail):
     return texts, {name for name in own if _FLAGS_TEXT.fullmatch(texts[name])}
 
 
-def _nested(name, texts, fail, seen):
+def _nested(name, texts, own, fail, seen):
+    """A default's text with the placeholders in it filled; what is not the author's own is never read as a template."""
+    if name not in own:
+        return texts[name]
     if name in seen:
         fail(f"defaults.{name}: expected a value that does not lead back to itself")
 
     def put(match):
-        return _nested(match[1], texts, fail, (*seen, name)) if match[1] in texts else match[0]
+        return _nested(match[1], texts, own, fail, (*seen, name)) if match[1] in texts else match[0]
 
     text = texts[name]
     return re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", put, text) if "{" in text else text
