@@ -161,6 +161,7 @@ def outcome(operation="swap", kind="preview", **more):
             {
                 "host": "spark1",
                 "ok": True,
+                "weights": 16 * GIB,
                 "needs": 90 * GIB,
                 "free": 110 * GIB,
                 "held": 64 * GIB,

@@ -191,7 +191,7 @@ def _stories(result):
     return [
         (heading, str(stories[key]))
         for key, heading in (("new", "The new model"), ("old", "The old model"))
-        if stories.get(key) and str(stories[key]) not in (result.get("message") or "")
+        if stories.get(key) and not words.said(str(stories[key]), result.get("message") or "")
     ]
 
 

@@ -103,9 +103,12 @@ def serving(facts):
     else:
         details.append("started outside Spark Control")
     if live.answers:
-        if live.tokens_per_second is not None:
+        idle = not live.running and not live.waiting and (live.tokens_per_second or 0) < 0.5
+        if live.tokens_per_second is not None and not idle:
             details.append(f"{live.tokens_per_second:.0f} tok/s")
-        if live.running is not None:
+        if live.running is not None and idle:
+            details.append("idle")
+        elif live.running is not None:
             waiting = f", {live.waiting} waiting" if live.waiting else ""
             details.append(f"{live.running} in flight{waiting}")
     silent = bool(live.at) and not live.answers

@@ -34,7 +34,7 @@ def memory(count, unknown="unknown"):
     if count is None:
         return unknown
     amount = count / 1024**3
-    return f"{amount:.0f} GB" if amount >= 9.95 or not amount else f"{amount:.1f} GB"
+    return f"{amount:.0f} GB" if amount >= 9.95 else f"{amount:.1f}".removesuffix(".0") + " GB"
 
 
 def duration(seconds):
@@ -91,6 +91,11 @@ def since(epoch, now):
 def still(html):
     """The fragment without its ticking texts, to see whether anything else changed."""
     return re.sub(r'(data-(?:since|left)="\d+">)[^<]*', r"\1", html)
+
+
+def said(text, before):
+    """Whether a text stands in another already, whatever its first letter and its stop."""
+    return text.strip().rstrip(".").lower() in before.lower()
 
 
 def sentence(text):

@@ -53,8 +53,13 @@
   document.addEventListener("htmx:sseMessage", (event) => {
     heard = Date.now();
     open.forEach((id) => { const n = document.getElementById(id); if (n && event.target.contains(n)) n.open = true; });
+    toEnd();
     tick();
   });
+
+  // Of a log the end counts.
+  const toEnd = () => { const log = document.getElementById("log-tail"); if (log) log.scrollTop = log.scrollHeight; };
+  document.addEventListener("htmx:load", toEnd);
 
   // Dialogs: opened when they arrive, emptied when they close, the focus back where it was.
   let opener = "";
