@@ -145,4 +145,5 @@ def test_an_event_is_on_the_page_within_half_a_second(server, open_page):
             written.setdefault(match[1], file.stat().st_mtime)
     late = {name: seen[name] - written[name] for name in seen if name in written and written[name] > begin}
     assert late
+    print("event to page, seconds:", late)
     assert sorted(late.values())[len(late) // 2] < 0.5, late

@@ -115,6 +115,14 @@ class Cluster:
         path.write_text(text)
         return path
 
+    def behave(self, repo: str, behaviour: str, load_seconds: float | None = None) -> None:
+        """Have the simulated model of that repo behave otherwise, on every Spark."""
+        folder = "models--" + repo.replace("/", "--")
+        files = list(self.root.glob(f"*/home/.cache/huggingface/hub/{folder}/snapshots/*/demo.json"))
+        assert files
+        for file in files:
+            file.write_text(json.dumps({"behaviour": behaviour, "load_seconds": load_seconds}))
+
     def free_gb(self, host: str) -> int:
         """Memory available on a simulated Spark, in whole GiB."""
         text = (self.root / host / "proc/meminfo").read_text()
@@ -144,5 +152,5 @@ def cluster(tmp_path, worker_id):
     laid = made.run("demo", demo_spark_load_seconds=0.5)
     assert laid.code == 0, laid.output
     yield made
-    gone = made.run("demo", demo_spark_state="stopped")
+    gone = made.run("demo", demo_spark_state="absent")
     assert gone.code == 0, gone.output

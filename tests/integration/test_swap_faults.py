@@ -11,15 +11,6 @@ import pytest
 from tests.integration.conftest import wait_for
 
 
-def spoil(cluster, repo: str, behaviour: str) -> None:
-    """Have the simulated model of that repo behave otherwise, on every Spark."""
-    folder = "models--" + repo.replace("/", "--")
-    files = list(cluster.root.glob(f"*/home/.cache/huggingface/hub/{folder}/snapshots/*/demo.json"))
-    assert files
-    for file in files:
-        file.write_text(json.dumps({"behaviour": behaviour}))
-
-
 def assert_refused(cluster, run, reason: str, *words: str) -> None:
     """The run failed before it touched anything, says why, and demo-small still answers."""
     assert run.code != 0, run.output
@@ -100,7 +91,7 @@ def test_too_little_memory_shows_both_sides(cluster):
     ],
 )
 def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, words, log):
-    cluster.swap("demo-small")
+    assert cluster.swap("demo-small").code == 0
     failed = cluster.swap(model)
     assert failed.code != 0
     assert (failed.result["outcome"], failed.result["reason"]) == ("rolled back", reason), failed.output
@@ -113,8 +104,8 @@ def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, w
 
 
 def test_a_failed_rollback_is_said_plainly_and_the_next_swap_works(cluster):
-    cluster.swap("demo-small")
-    spoil(cluster, "demo/second", "crash")
+    assert cluster.swap("demo-small").code == 0
+    cluster.behave("demo/second", "crash")
     failed = cluster.swap("demo-crash")
     assert failed.code != 0
     assert (failed.result["outcome"], failed.result["reason"]) == ("nothing serving", "rollback_failed"), failed.output
@@ -149,7 +140,7 @@ def test_memory_that_never_comes_back(cluster):
 
 
 def test_a_container_that_will_not_go(cluster):
-    cluster.swap("demo-small")
+    assert cluster.swap("demo-small").code == 0
     stuck = cluster.fault("spark1", "rm-refuses")
     failed = cluster.swap("demo-pair")
     assert failed.code != 0
@@ -191,7 +182,7 @@ def test_two_swaps_at_once_from_two_laptops(cluster):
 
 
 def test_a_lease_of_somebody_else_stops_a_swap_unless_forced(cluster):
-    cluster.swap("demo-small")
+    assert cluster.swap("demo-small").code == 0
     taken = cluster.run("gpu_lease", holder="ComfyUI", purpose="a film", seconds=600, token_hash="ab" * 32)
     assert taken.code == 0, taken.output
     refused = cluster.swap("demo-pair")
@@ -217,7 +208,8 @@ def assert_refused_by_lease(run) -> None:
 
 def test_a_run_that_was_killed_does_not_stop_the_next(cluster):
     """As on a laptop that is shut: ansible-playbook is gone in mid-swap, with its lease left behind."""
-    cluster.swap("demo-small")
+    assert cluster.swap("demo-small").code == 0
+    cluster.behave("demo/loads-slowly", "ok", load_seconds=30)
     killed = cluster.start("swap", model="demo-slow")
     lease = cluster.root / "spark1/home/.spark-control/lease.json"
     wait_for(lambda: not cluster.models() and lease.exists(), what="the swap's middle")

@@ -303,19 +303,22 @@ def test_the_task_plans_lists_and_fails_with_a_reason(tmp_path):
     )
     (folder / "bad.yaml").write_text("name: [")
     dirs = {"recipe_dirs": [str(folder)]}
-    toy, listed, unknown, broken, few, evil = play(
+    toy, listed, unknown, broken, few, evil, empty = play(
         tmp_path,
-        dirs | {"model": "toy", "nodes": NODES[:2], "plan_list": True},
+        dirs | {"model": "toy", "nodes": NODES[:2]},
         dirs,
         dirs | {"model": "toi"},
         dirs | {"model": "bad"},
         dirs | {"model": "two", "nodes": NODES[:1]},
         dirs | {"model": "../../etc/passwd"},
+        dirs | {"model": ""},
     )
     assert toy["plan"]["argv"][4] == hostile
     assert toy["changed"] is False
-    assert [entry["name"] for entry in toy["recipes"]] == ["bad", "toy", "two"]
+    assert "recipes" not in toy
+    assert [entry["name"] for entry in listed["recipes"]] == ["bad", "toy", "two"]
     assert [entry["error"] is None for entry in listed["recipes"]] == [False, True, True]
+    assert empty["reason"] == "unknown_model"
     assert (unknown["failed"], unknown["reason"]) == (True, "unknown_model")
     assert "toy" in unknown["msg"]
     assert broken["reason"] == "broken_recipe"

@@ -28,7 +28,6 @@ ARGUMENTS = {
     },
     "port": {"type": "int", "default": 8888},
     "container": {"type": "str", "default": "vllm_node"},
-    "plan_list": {"type": "bool"},
 }
 
 
@@ -44,16 +43,14 @@ class ActionModule(ActionBase):
         _validation, given = self.validate_argument_spec(argument_spec=ARGUMENTS)
         model = given["model"]
         try:
-            if model:
+            if model is not None:
                 path = spark_recipe.find(model, given["recipe_dirs"])
                 recipe = spark_recipe.load(path)
                 plan = spark_recipe.render(recipe, given["nodes"], given["port"], container=given["container"])
                 result |= {"plan": plan, "reason": None, "msg": f"{plan['title']} is planned as {plan['mode']}."}
-            if given["plan_list"] or not model:
+            else:
                 recipes = spark_recipe.listing(given["recipe_dirs"], given["nodes"], given["port"])
-                result["recipes"] = recipes
-                result.setdefault("msg", f"{len(recipes)} recipes.")
-                result.setdefault("reason", None)
+                result |= {"recipes": recipes, "reason": None, "msg": f"{len(recipes)} recipes."}
         except spark_recipe.RecipeError as error:
             result |= {"failed": True, "reason": error.reason, "msg": str(error), "messages": error.messages}
         return result

@@ -43,9 +43,6 @@ options:
     description: Name of the container.
     type: str
     default: vllm_node
-  plan_list:
-    description: List the recipes as well as planning O(model).
-    type: bool
 attributes:
   action:
     support: full
@@ -167,8 +164,9 @@ plan:
 recipes:
   description:
     - One entry a recipe file, with V(name), V(title), V(description), V(repo), V(revision), V(served_name), V(image),
-      V(mode), V(min_nodes), V(max_nodes), V(vision), V(quantization), V(source) and V(error).
-  returned: without O(model), or with O(plan_list)
+      V(mode), V(min_nodes), V(max_nodes), V(vision), V(quantization), V(source), V(error), and
+      V(placement) where there are Sparks enough for it.
+  returned: without O(model)
   type: list
   elements: dict
 reason:

@@ -177,8 +177,13 @@ def digest(plan: dict) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+_PLACEMENT = ("nodes", "repo", "tensor_parallel", "pipeline_parallel", "memory")
+
+
 def listing(dirs, nodes=(), port: int = 8888) -> list[dict]:
     """What the page lists: one entry a recipe file, with `error` set for one that cannot be used.
+
+    `placement` is what says whether it fits: the plan's nodes, parallel sizes and memory, None without enough nodes.
 
     nodes: the vllm group; `mode` is what the recipe gets on it, or on a larger one where it needs more.
     """
@@ -189,7 +194,7 @@ def _entry(item, nodes, port):
     entry = {
         "name": item.name, "title": item.name, "description": "", "repo": None, "revision": None, "served_name": None,
         "image": None, "mode": None, "min_nodes": None, "max_nodes": None, "vision": False, "quantization": None,
-        "source": item.source, "error": None,
+        "source": item.source, "error": None, "placement": None,
     }  # fmt: skip
     if isinstance(item, RecipeError):
         return entry | item.known | {"error": str(item)}
@@ -198,6 +203,8 @@ def _entry(item, nodes, port):
         plan = render(item, nodes if len(nodes) >= fewest else _MANY, port)
     except RecipeError as error:
         return entry | {"title": item.title, "description": item.description, "error": str(error)}
+    if len(nodes) >= fewest:
+        entry["placement"] = {key: plan[key] for key in _PLACEMENT}
     return entry | {key: plan[key] for key in entry if key in plan} | {"min_nodes": fewest, "max_nodes": most}
 
 

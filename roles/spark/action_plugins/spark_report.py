@@ -56,7 +56,10 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
         "sparks": sparks,
         "serving": told,
         "lease": (spark_report.spark(seen.get(head, {})) or {}).get("lease"),
-        "recipes": [recipe | {"fits": fits(recipe, seen)} for recipe in recipes],
+        "recipes": [
+            {key: value for key, value in recipe.items() if key != "placement"} | {"fits": fits(recipe, seen)}
+            for recipe in recipes
+        ],
         "recipe_dirs": recipe_dirs,
     }
 
@@ -76,9 +79,9 @@ def row(host: str, address: str, answer: dict) -> dict:
 
 
 def fits(recipe: dict, seen: dict) -> dict | None:
-    """{ok, message} of the node where it is tightest; None for a recipe that could not be planned."""
-    plan = recipe.get("plan")
-    rows = spark_report.arithmetic(plan, seen) if plan else []
+    """{ok, message} of the node where it is tightest; None for a recipe that cannot be placed on this cluster."""
+    place = recipe.get("placement")
+    rows = spark_report.arithmetic(place, seen) if place else []
     if not rows:
         return None
     tightest = min(rows, key=lambda line: (line["ok"], line["free"] - line["needs"]))
