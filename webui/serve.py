@@ -23,6 +23,7 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
             extensions = getattr(self.wsgi, "extensions", {})
             if "streams" in extensions:
                 extensions["streams"].closing.set()
+                extensions["hub"].wake()
             super().handle_exit(sig, frame)
 
         handle_quit = handle_exit
@@ -35,7 +36,7 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
                 "workers": 1,
                 "threads": THREADS,
                 "worker_connections": 1000,
-                "graceful_timeout": 2,
+                "graceful_timeout": 1,
                 "timeout": 60,
                 "keepalive": 15,
                 "accesslog": "-" if access_log else None,

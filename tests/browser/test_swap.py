@@ -116,7 +116,7 @@ def test_a_swap_works_without_javascript(server, open_page):
 def test_a_lost_server_is_said_and_comes_back(server, open_page):
     page = open_page(server.url)
     expect(page.locator("#facts")).to_contain_text("Sparks and models as of")
-    assert server.stop() < 3
+    assert server.stop() < 2
     expect(page.locator("#lost")).to_be_visible(timeout=10 * SECOND)
     expect(page.locator("#lost")).to_contain_text("Connection lost. What you see is")
     server.start()

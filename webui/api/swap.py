@@ -39,7 +39,7 @@ def one(job_id):
 
 @api.get("/api/swap/lock")
 def lease():
-    """{"lease": null | {id, holder, purpose, expires, seconds_left}, "at": epoch of that knowledge}."""
+    """{"lease": null | {holder, purpose, expires, seconds_left}, "at": epoch of that knowledge}."""
     facts = current_app.extensions["cluster"].facts()
     return jsonify(lease=lease_json(facts.lease), at=facts.probed)
 
@@ -86,8 +86,11 @@ def digest(token):
 
 
 def lease_json(found):
-    """A lease with the seconds that are left of it, or None."""
-    return found and {**found, "seconds_left": max(0, round(found["expires"] - time.time()))}
+    """What others may know of a lease, with the seconds that are left of it; None without one."""
+    if not found:
+        return None
+    shown = {key: found.get(key) for key in ("holder", "purpose", "expires")}
+    return shown | {"seconds_left": max(0, round(found["expires"] - time.time()))}
 
 
 def accepted(job, **more):

@@ -71,6 +71,13 @@ class Hub:
                     self.html[name], self.versions[name] = html, self.version
             self.condition.notify_all()
 
+    def wake(self):
+        """Have every stream look whether it should end."""
+        # Not waited for: this is called from a signal handler.
+        if self.condition.acquire(blocking=False):
+            self.condition.notify_all()
+            self.condition.release()
+
     def stream(self, over):
         """The events of one dashboard: everything at first, then what changed, a `beat` every 15 s."""
         self.open += 1
@@ -80,7 +87,8 @@ class Hub:
                 sent, beaten = 0, time.monotonic()
                 while not over():
                     with self.condition:
-                        self.condition.wait_for(lambda seen=sent: self.version > seen, timeout=1.0)
+                        if self.version == sent:
+                            self.condition.wait(timeout=1.0)
                         new = [(name, self.html[name]) for name in FRAGMENTS if self.versions.get(name, 0) > sent]
                         sent = self.version
                     for name, html in new:

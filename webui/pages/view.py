@@ -188,7 +188,7 @@ def _last_job(facts, now):
     job = facts.last
     if not job or job.status not in ("failed", "interrupted") or now - (job.ended or 0) > 86400 or facts.running:
         return []
-    if (job.result or {}).get("outcome") == "refused":
+    if job.operation == "gpu_lease" or (job.result or {}).get("outcome") == "refused":
         return []
     name = words.name_of(job.operation, job.variables, facts.titles)
     text = (job.result or {}).get("message") or f"{name}: {job.status}"
