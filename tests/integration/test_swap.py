@@ -6,7 +6,7 @@ import json
 import threading
 import urllib.request
 
-from tests.integration.conftest import wait_for
+from tests.support import wait_for
 
 
 def test_a_swap_serves_and_the_second_run_changes_nothing(cluster):

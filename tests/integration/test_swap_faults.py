@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.integration.conftest import wait_for
+from tests.support import wait_for
 
 
 def assert_refused(cluster, run, reason: str, *words: str) -> None:
@@ -151,9 +151,8 @@ def test_a_container_that_will_not_go(cluster):
 
 def test_an_unreachable_spark(cluster, tmp_path):
     away = tmp_path / "away.yml"
-    away.write_text(
-        f"all: {{hosts: {{spark2: {{ansible_connection: ssh, ansible_host: {cluster.network}.12, ansible_port: 1}}}}}}\n"
-    )
+    host = {"ansible_connection": "ssh", "ansible_host": f"{cluster.network}.12", "ansible_port": 1}
+    away.write_text(json.dumps({"all": {"hosts": {"spark2": host}}}))
     inventories = ("-i", cluster.environment["ANSIBLE_INVENTORY"], "-i", str(away))
     refused = cluster.swap("demo-pair", *inventories)
     assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "unreachable"), refused.output

@@ -2,66 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import BIN, wait_for
+from tests.support import BIN, Server, wait_for
 from webui.jobs import JobStore
-
-
-class Server:
-    """`spark-control serve` in front of one simulated cluster."""
-
-    def __init__(self, cluster):
-        self.cluster = cluster
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.start()
-
-    def start(self) -> None:
-        """Start it, or start it again on the same port."""
-        command = [BIN / "spark-control", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=self.cluster.environment, start_new_session=True, **quiet)
-        wait_for(lambda: self.ask("GET", "/healthz")[0] == 200, what="the server's start")
-
-    def kill(self) -> None:
-        """kill -9, the workers too."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def ask(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
-        """One JSON request: (status, body); status 0 where nothing listens."""
-        data = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-        except OSError:
-            return 0, {}
-
-    def job(self, job_id: str) -> dict:
-        """GET /api/jobs/<id>."""
-        return self.ask("GET", f"/api/jobs/{job_id}")[1]
-
-    def ended(self, job_id: str, seconds: float = 60) -> dict:
-        """The job once it has ended."""
-        over = ("successful", "failed", "cancelled", "interrupted")
-        return wait_for(
-            lambda: (found := self.job(job_id))["status"] in over and found, seconds, f"the end of {job_id}"
-        )
 
 
 @pytest.fixture
@@ -186,7 +135,7 @@ PHASES = [
     "Reserve",
     "Stop Demo: small",
     "Start Demo: loads",
-    "Wait until Demo: loads",
+    "Wait for the first token of Demo: loads",
 ]
 
 

@@ -196,7 +196,8 @@ class Outcome:
                 "message": f"{message} {before}, and nothing is serving now.",
             }
         old, _, _ = self.story(self.said["stopped"], self.said["launched"], answer)
-        message += f" {self.previous['title']} did not come back: {after_colon(old)} Nothing is serving now; choose a model to start."
+        message += f" {self.previous['title']} did not come back: {after_colon(old)}"
+        message += " Nothing is serving now; choose a model to start."
         return done | {
             "outcome": "nothing serving",
             "reason": "rollback_failed",
