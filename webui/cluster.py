@@ -433,7 +433,9 @@ class Cluster:
             self._recipes = stamp((result or {}).get("recipe_dirs") or ())
             self.facts(fresh=True)
         running = {job.id for job in facts.running}
-        finished, self._changing = self._changing - running, running
+        ended, self._changing = self._changing - running, running
+        # A job that changed nothing leaves what the last probe saw.
+        finished = [job for job in map(self.store.get, ended) if job and job.changed is not False]
         recipes = stamp((facts.probe or {}).get("recipe_dirs") or ())
         if self._recipes is None:
             self._recipes = recipes

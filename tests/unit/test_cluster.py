@@ -138,13 +138,15 @@ class Store(JobStore):
 
     def get(self, job_id):
         found = super().get(job_id)
-        return found or type("Ended", (), {"finished": True, "result": probe(), "view": None})()
+        return (
+            found or type("Ended", (), {"finished": True, "result": probe(), "view": None, "changed": self.changed})()
+        )
 
 
 @pytest.fixture
 def cluster(web_project):
     store = Store(web_project.state, web_project.folder)
-    store.started = []
+    store.started, store.changed = [], True
     made = Cluster(store, web_project.folder, "inventory/hosts.yml")
     made.live.poll = lambda url: made.live.state
     return made
@@ -173,6 +175,15 @@ def test_a_look_follows_every_change(cluster, web_project):
     cluster._changing = {"20260101-000000-ffff"}
     cluster.tick()
     assert cluster.store.started == ["probe"]
+
+
+def test_no_look_follows_what_changed_nothing(cluster, web_project):
+    web_project.lay("probe", probe())
+    cluster.tick()
+    cluster.store.changed = False
+    cluster._changing = {"20260101-000000-ffff"}
+    cluster.tick()
+    assert cluster.store.started == []
 
 
 def test_a_look_follows_a_new_recipe(cluster, web_project):

@@ -8,7 +8,7 @@ import pytest
 
 from webui.app import create_app
 
-GB = 1_000_000_000
+GB = 2**30
 GIB = 1024**3
 ROLE = """\
 argument_specs:

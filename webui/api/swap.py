@@ -40,7 +40,7 @@ def one(job_id):
 @api.get("/api/swap/lock")
 def lease():
     """{"lease": null | {holder, purpose, expires, seconds_left}, "at": epoch of that knowledge}."""
-    facts = current_app.extensions["cluster"].facts()
+    facts = current_app.extensions["cluster"].facts(fresh=True)
     return jsonify(lease=lease_json(facts.lease), at=facts.probed)
 
 

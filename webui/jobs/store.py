@@ -1,5 +1,6 @@
 """The jobs of one state folder: start, list, follow, cancel, take up again. The truth is in the folders."""
 
+import collections
 import contextlib
 import json
 import os
@@ -224,8 +225,9 @@ class JobStore:
 
     def prune(self) -> None:
         """Delete the oldest finished jobs beyond those to keep, and unreadable folders after a day."""
-        left = {False: _knob("SPARK_CONTROL_KEEP_JOBS", KEEP)}
-        left[True] = _knob("SPARK_CONTROL_KEEP_BACKGROUND_JOBS", KEEP_BACKGROUND)
+        # Housekeeping is kept by operation, so that previews do not push the last look at the cluster out.
+        left = collections.defaultdict(lambda: _knob("SPARK_CONTROL_KEEP_BACKGROUND_JOBS", KEEP_BACKGROUND))
+        left[None] = _knob("SPARK_CONTROL_KEEP_JOBS", KEEP)
         doomed = []
         for name in self._names():
             job = Job.load(self.folder / name)
@@ -233,8 +235,9 @@ class JobStore:
                 if _old(self.folder / name) and not is_held(self.folder / name / "lock"):
                     doomed.append(self.folder / name)
                 continue
-            left[job.background] -= 1
-            if left[job.background] < 0 and job.finished:
+            kind = job.operation if job.background else None
+            left[kind] -= 1
+            if left[kind] < 0 and job.finished:
                 doomed.append(job.dir)
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.folder):

@@ -17,7 +17,12 @@ _ENDS = {
     "runner_on_unreachable": "unreachable",
     "runner_on_skipped": "skipped",
 }
-_QUIET = ("ansible.builtin.validate_argument_spec", "validate_argument_spec")
+# Steps of the playbook, not of the cluster: nobody waits for them or wants them in a list of what was done.
+_QUIET = tuple(
+    prefix + action
+    for action in ("validate_argument_spec", "include_tasks", "include_role", "set_fact", "set_stats")
+    for prefix in ("", "ansible.builtin.")
+)
 
 
 @dataclass

@@ -90,7 +90,8 @@ class Watch:
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + _LOG_EVERY
                 if trouble := self.trouble():
-                    return self.state() | {"problem": trouble, "log_tail": last_lines(self.log)}
+                    told = {"problem": trouble, "message": trouble["message"], "log_tail": last_lines(self.log)}
+                    return self.state() | told
                 now = self.state()
                 first = first or now
                 moved = now["phase"] != first["phase"] or now["percent"] >= first["percent"] + 3
