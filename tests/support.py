@@ -152,6 +152,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state = Path(cluster.environment["SPARK_CONTROL_STATE"])
         self.start()
 
     def start(self) -> None:
@@ -160,6 +162,13 @@ class Server:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=self.cluster.environment, start_new_session=True, **quiet)
         wait_for(lambda: self.ask("GET", "/healthz")[0] == 200, what="the server's start")
+
+    def stop(self) -> float:
+        """End it as a service manager does; returns how many seconds that took."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        return time.monotonic() - began
 
     def kill(self) -> None:
         """kill -9, the workers too."""
@@ -170,7 +179,7 @@ class Server:
         """One JSON request: (status, body); status 0 where nothing listens."""
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, json.load(answer)

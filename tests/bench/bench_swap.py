@@ -118,8 +118,7 @@ def main() -> None:
                 model = MODELS[(ROUNDS + 1 + turn) % 2]
                 hands.append(by_hand(cluster, plans[model]["argv"], served[model]) - LOAD)
         finally:
-            server.process.terminate()
-            server.process.wait(10)
+            server.stop()
             cluster.run("demo", demo_spark_state="absent")
     show(clicks, ends, again, hands)
 

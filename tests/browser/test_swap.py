@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 
 from playwright.sync_api import expect
+
+from tests.support import wait_for
 
 SECOND = 1000
 QWEN, GEMMA = "qwen3.6-35b-a3b", "gemma-4-26b-a4b"
@@ -110,40 +111,15 @@ def test_a_swap_works_without_javascript(server, open_page):
     expect(button).to_be_visible(timeout=30 * SECOND)
     button.click()
     page.wait_for_url("**/jobs/*")
-    server.wait(lambda client: not client.get("/health").json()["running"])
+    wait_for(lambda: not server.ask("GET", "/health")[1]["running"], 60, "the swap's end")
 
 
 def test_a_lost_server_is_said_and_comes_back(server, open_page):
     page = open_page(server.url)
     expect(page.locator("#facts")).to_contain_text("Sparks and models as of")
-    assert server.stop() < 2
+    server.stop()
     expect(page.locator("#lost")).to_be_visible(timeout=10 * SECOND)
     expect(page.locator("#lost")).to_contain_text("Connection lost. What you see is")
     server.start()
     expect(page.locator("#lost")).to_be_hidden(timeout=30 * SECOND)
     open_page.complaints.clear()
-
-
-def test_an_event_is_on_the_page_within_half_a_second(server, open_page):
-    page = open_page(server.url)
-    swap(page, GEMMA if page.locator(f"[id='stop-{QWEN}']").count() else QWEN)
-    job = page.url.rsplit("/", 1)[1]
-    page.evaluate(
-        """() => { window.seen = {};
-        const note = () => document.querySelectorAll("table.steps th[scope=row]").forEach((n) => {
-          const name = n.textContent; if (!(name in window.seen)) window.seen[name] = Date.now() / 1000; });
-        new MutationObserver(note).observe(document.querySelector("#steps"), {childList: true, subtree: true}); }"""
-    )
-    begin = time.time()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("serves", timeout=60 * SECOND)
-    seen = page.evaluate("window.seen")
-    folder = server.state / "jobs" / job / "artifacts/run/job_events"
-    written = {}
-    for file in sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("-")[0])):
-        match = re.search(r'"task": "([^"]+)"', file.read_text())
-        if match and "playbook_on_task_start" in file.read_text():
-            written.setdefault(match[1], file.stat().st_mtime)
-    late = {name: seen[name] - written[name] for name in seen if name in written and written[name] > begin}
-    assert late
-    print("event to page, seconds:", late)
-    assert sorted(late.values())[len(late) // 2] < 0.5, late

@@ -44,7 +44,6 @@ def test_cancel_in_mid_task_ends_every_process_and_tidies_up(store, tmp_path):
     assert tidying
     assert all(event["counter"] > TIDY for event in tidying)
     assert [event["counter"] for event in job.follow()] == [event["counter"] for event in job.events()]
-    assert job.seconds < 12
     assert not store.cancel(job.id)
 
 

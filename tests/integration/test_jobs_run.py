@@ -4,7 +4,6 @@ import concurrent.futures
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -129,20 +128,6 @@ def test_events_are_followed_live_and_taken_up_by_counter(store):
     assert [event["counter"] for event in again.events(after=middle)] == [c for c in counters if c > middle]
     assert list(again.follow(after=counters[-1])) == []
     assert again.events(after=TIDY + 5) == []
-
-
-def test_an_event_is_given_at_most_200_ms_after_it_was_written(store, tmp_path):
-    gate = tmp_path / "gate"
-    job = store.start("long", {"gate": str(gate)})
-    late = []
-    for event in job.follow():
-        path = next(job.dir.glob(f"artifacts/*/job_events/{event['counter']}-*.json"))
-        late.append(time.time() - path.stat().st_mtime)
-        if event["event"] == "runner_on_start":
-            gate.touch()
-    assert job.status == "successful"
-    late.sort()
-    assert late[len(late) * 3 // 4] < 0.2  # not the slowest: the machine has other things to do as well
 
 
 def test_silence_gives_a_heartbeat(store, tmp_path):

@@ -19,8 +19,7 @@ def server(cluster):
     made = Server(cluster)
     wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 30, "the first look at the cluster")
     yield made
-    made.process.send_signal(signal.SIGTERM)
-    made.process.wait(10)
+    made.stop()
 
 
 @pytest.fixture
