@@ -7,7 +7,7 @@ PORT ?= 9999
 DEMO_LOAD_SECONDS ?= 6
 VENV := .venv
 
-.PHONY: demo test bench lint clean
+.PHONY: demo install test bench lint clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml
@@ -22,12 +22,14 @@ $(VENV)/ready-test: $(VENV)/ready
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
+install: $(VENV)/ready
+
 demo: $(VENV)/ready
 	@PORT=$(PORT) DEMO_LOAD_SECONDS=$(DEMO_LOAD_SECONDS) exec roles/demo_spark/files/demo.sh
 
 test: $(VENV)/ready-test
 	@tests/need-debian.sh chromium
-	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done

@@ -91,6 +91,9 @@ attributes:
   diff_mode:
     description: Lists the files and processes.
     support: full
+  idempotent:
+    description: What is laid and runs already is left alone.
+    support: full
 author: [Spark Control]
 """
 

@@ -166,7 +166,7 @@ def progress(log: str) -> tuple[str, int]:
 def last_lines(log: bytes | str, count: int = 30) -> list[str]:
     """The last lines of a log for a person: no control characters, no access-log noise, no half progress bars."""
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
-    lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
+    lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     clean = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\x20-\x7e\x80-\U0010ffff]", "", line).rstrip() for line in lines]
     return [line[:500] for line in clean if line and not re.search(r'"(GET|POST) /\S* HTTP/1\.\d" 200', line)][-count:]
 

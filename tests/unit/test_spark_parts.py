@@ -1,0 +1,199 @@
+"""The parts that run on a Spark, each by itself: weights, lease, load progress, docker's times."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+from ansible.module_utils import spark_docker, spark_host, spark_lease, spark_serving, spark_weights
+
+REPO = "org/model"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A model in a Hugging Face cache: two shards, an index, links into blobs."""
+    home = tmp_path / "hub/models--org--model"
+    snapshot = home / "snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs/main").write_text("abc")
+    (home / "blobs").mkdir()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for number, name in enumerate(names, 1):
+        (home / f"blobs/{number}").write_bytes(b"x" * 100)
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "config.json").write_text("{}")
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    return tmp_path
+
+
+def state(cache, repo=REPO, revision=None):
+    """(state, reason) of the model."""
+    found = spark_weights.weights(str(cache), repo, revision)
+    return found["state"], found["reason"]
+
+
+def test_whole_weights_are_counted_through_their_links(cache):
+    found = spark_weights.weights(str(cache), REPO)
+    assert (found["state"], found["bytes"]) == ("complete", 200)
+
+
+def test_blobs_may_lie_in_a_shared_store_outside_the_model(cache):
+    home = cache / "hub/models--org--model"
+    shared = cache / "hub/blobs/ab"
+    shared.mkdir(parents=True)
+    os.replace(home / "blobs/1", shared / "cd")
+    (home / "blobs/1").symlink_to("../../blobs/ab/cd")
+    assert spark_weights.weights(str(cache), REPO)["state"] == "complete"
+
+
+def test_a_dangling_link_is_a_missing_file(cache):
+    (cache / "hub/models--org--model/blobs/2").unlink()
+    assert state(cache) == ("partial", "1 of its files are missing, the first is model-00002-of-00002.safetensors")
+
+
+def test_an_empty_shard_is_a_missing_file(cache):
+    (cache / "hub/models--org--model/blobs/1").write_bytes(b"")
+    assert state(cache)[0] == "partial"
+
+
+def test_a_gap_in_the_numbers_tells_without_an_index(cache):
+    snapshot = cache / "hub/models--org--model/snapshots/abc"
+    (snapshot / "model.safetensors.index.json").unlink()
+    (snapshot / "model-00001-of-00002.safetensors").unlink()
+    assert state(cache)[0] == "partial"
+
+
+def test_the_tree_of_the_revision_tells_best(cache):
+    trees = cache / "hub/models--org--model/trees"
+    trees.mkdir()
+    (trees / "abc.json").write_text(json.dumps({"files": [{"path": "config.json"}, {"path": "tokenizer.json"}]}))
+    assert state(cache) == ("partial", "1 of its files are missing, the first is tokenizer.json")
+
+
+def test_what_is_being_downloaded_says_so(cache):
+    home = cache / "hub/models--org--model"
+    (home / "blobs/2").unlink()
+    (home / "blobs/2.0a1b2c3d.incomplete").write_bytes(b"x")
+    assert state(cache)[0] == "downloading"
+
+
+@pytest.mark.parametrize("repo", ["org/other", "../../etc", "org", "-x/y", "org/mo..del", "a/b/c"])
+def test_what_is_not_there_is_missing_and_says_where_it_was_looked_for(cache, repo):
+    assert state(cache, repo)[0] == "missing"
+    assert state(cache, repo)[1]
+
+
+def test_a_revision_that_is_not_there(cache):
+    assert state(cache, revision="v2") == ("partial", "org/model has no snapshot of v2")
+    assert state(cache, revision="../..")[0] == "partial"
+    assert state(cache, revision="abc")[0] == "complete"
+
+
+def lease(name, **other):
+    """A lease as the module asks for it."""
+    return {"id": name, "holder": name, "purpose": "", "token_hash": None} | other
+
+
+def test_of_many_that_take_the_lease_at_once_one_gets_it(tmp_path):
+    won, gate = [], threading.Barrier(8)
+
+    def take(number):
+        gate.wait()
+        try:
+            spark_lease.take(str(tmp_path), lease(f"n{number}"), 60)
+            won.append(number)
+        except spark_lease.Leased:
+            pass
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert spark_lease.read(str(tmp_path))["id"] == f"n{won[0]}"
+
+
+def test_a_lease_ends_by_itself(tmp_path):
+    spark_lease.take(str(tmp_path), lease("a"), -1)
+    assert spark_lease.read(str(tmp_path)) is None
+    spark_lease.take(str(tmp_path), lease("b"), 60)
+    assert not spark_lease.renew(str(tmp_path), "a", 60)
+
+
+def test_a_lease_is_given_back_by_its_id_or_its_token(tmp_path):
+    folder = str(tmp_path)
+    spark_lease.take(folder, lease("a", token_hash="ab"), 60)
+    with pytest.raises(spark_lease.Leased, match="reserved by a, for another 60 s"):
+        spark_lease.release(folder, "b", "cd")
+    assert spark_lease.release(folder, None, "ab")["id"] == "a"
+    assert spark_lease.release(folder, "a") is None
+
+
+def test_a_dead_holders_lease_is_replaced_and_a_living_ones_only_by_force(tmp_path):
+    folder = str(tmp_path)
+    spark_lease.take(folder, lease("a"), 60)
+    with pytest.raises(spark_lease.Leased):
+        spark_lease.take(folder, lease("b"), 60)
+    spark_lease.take(folder, lease("b"), 60, supersedes=["a"])
+    spark_lease.take(folder, lease("c"), 60, force=True)
+    assert spark_lease.read(folder)["id"] == "c"
+
+
+def test_a_spoilt_lease_file_is_no_lease(tmp_path):
+    for text in ("", "{", "[]", '{"id": 1, "holder": "x", "expires": 9e18}', '{"expires": "soon"}'):
+        (tmp_path / "lease.json").write_text(text)
+        assert spark_lease.read(str(tmp_path)) is None
+
+
+LOG = """INFO 11-22 07:40:01 [api_server.py:1880] vLLM API server version 0.19.1
+INFO 11-22 07:40:09 [gpu_model_runner.py:2602] Starting to load model org/model...
+Loading safetensors checkpoint shards:   0% Completed | 0/8 [00:00<?, ?it/s]
+Loading safetensors checkpoint shards:  50% Completed | 4/8 [00:05<00:05,  1.23it/s]
+INFO 11-22 07:40:30 [default_loader.py:267] Loading weights took 20.21 seconds
+INFO 11-22 07:40:50 [monitor.py:34] torch.compile takes 15.1 s in total
+INFO 11-22 07:40:51 [kv_cache_utils.py:1087] GPU KV cache size: 1,315,008 tokens
+Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  50%|#####     | 33/67 [00:02<00:01, 16.5it/s]
+INFO 11-22 07:41:02 [core.py:210] init engine (profile, create kv cache, warmup model) took 30.1 seconds
+INFO:     Application startup complete."""
+
+
+def test_the_log_says_how_far_a_model_has_loaded():
+    lines = LOG.splitlines()
+    told = [spark_serving.progress("\n".join(lines[: count + 1])) for count in range(len(lines))]
+    assert told[3] == ("loading weights", 38)
+    assert told[7] == ("capturing graphs", 90)
+    assert told[-1] == ("answering", 99)
+    assert [percent for _, percent in told] == sorted(percent for _, percent in told)
+    assert spark_serving.progress("") == ("starting", 1)
+
+
+def test_the_bar_of_one_line_counts_by_its_last_state():
+    line = "\r".join(f"Loading safetensors checkpoint shards: {percent:3}% Completed" for percent in (0, 25, 75))
+    assert spark_serving.progress(line) == ("loading weights", 54)
+
+
+def test_the_last_lines_are_what_a_person_wants():
+    log = b'ok\n\x1b[31mred\x1b[0m\n1.2.3.4 - "GET /health HTTP/1.1" 200 OK\n 10%\r 100% done\n\n'
+    assert spark_serving.last_lines(log) == ["ok", "red", " 100% done"]
+
+
+def test_dockers_times():
+    assert spark_docker.epoch("2026-11-22T08:00:00.123456789Z") == pytest.approx(1795334400.123456)
+    assert spark_docker.epoch("2026-11-22T09:00:00+01:00") == 1795334400.0
+    assert spark_docker.epoch("0001-01-01") == 0.0
+
+
+def test_memory_and_disk(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal:  127535616 kB\nMemFree: 1 kB\nMemAvailable: 100000 kB\n")
+    assert spark_host.memory(str(tmp_path / "meminfo")) == {"total": 127535616 * 1024, "available": 102400000}
+    assert spark_host.disk(str(tmp_path / "not/yet/there"))["total"] > 0
+
+
+def test_a_folder_without_a_launcher(tmp_path):
+    assert spark_host.launcher(str(tmp_path))["present"] is False
