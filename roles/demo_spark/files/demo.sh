@@ -95,7 +95,7 @@ if ! quietly playbook; then
 fi
 
 mkdir -p var
-.venv/bin/spark-control serve --port "$port" >>var/demo-serve.log 2>&1 &
+.venv/bin/spark-control serve --host 127.0.0.1 --port "$port" >>var/demo-serve.log 2>&1 &
 server=$!
 deadline=$((SECONDS + 30))
 until answers; do
