@@ -1,0 +1,44 @@
+"""`python -m tests.lab up|down|status`: lab Sparks for a person to play with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.lab.engine import LabError
+from tests.lab.lab import Lab
+
+
+def main() -> int:
+    """Do what was asked; 1 where it could not be done."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument("action", choices=["up", "down", "status"])
+    parser.add_argument("--sparks", type=int, default=2, help="how many hosts")
+    parser.add_argument("--launcher", default="september", help="september, january, or a folder of the real project")
+    parser.add_argument("--no-keys", action="store_true", help="do not run the playbooks that install the SSH keys")
+    wanted = parser.parse_args()
+    lab = Lab(sparks=wanted.sparks, launcher=wanted.launcher)
+    began = time.monotonic()
+    try:
+        with lab.held():
+            if wanted.action == "up":
+                lab.up()
+                if not wanted.no_keys:
+                    lab.connect()
+            elif wanted.action == "down":
+                lab.down()
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if wanted.action != "down":
+        for row in lab.status():
+            well = ", ".join(f"{key} {'yes' if row[key] else 'no'}" for key in ("container", "ssh", "docker"))
+            print(f"{row['host']}  {row['address']}  {well}")
+    if wanted.action == "up":
+        print(f"Up after {time.monotonic() - began:.0f} s. Use it with ANSIBLE_INVENTORY={lab.inventory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

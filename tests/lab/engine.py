@@ -1,0 +1,106 @@
+"""The docker engine that the lab runs on: the one that answers, or one of our own for as long as it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests.conftest import PROJECT
+
+# Whoever started the engine, the next `down` has to know: not in a clone's own folder.
+MARK = Path("/run/spark-lab/engine.json")
+
+
+class LabError(Exception):
+    """The lab cannot be had; the text says why and what would help."""
+
+
+def docker(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run docker and capture what it says. Raises LabError with its words where it fails and `check` is set."""
+    options = {"stdin": subprocess.DEVNULL, "timeout": 180} | options
+    if "input" in options:
+        del options["stdin"]
+    done = subprocess.run(["docker", *arguments], capture_output=True, check=False, **options)
+    if check and done.returncode:
+        said = done.stderr if isinstance(done.stderr, str) else done.stderr.decode(errors="replace")
+        raise LabError(f"docker {' '.join(arguments[:2])} failed: {said.strip()}")
+    return done
+
+
+def words(*arguments: str) -> list[str]:
+    """What docker printed, as words."""
+    return docker(*arguments).stdout.decode().split()
+
+
+def answers() -> bool:
+    """Whether a docker engine answers."""
+    if not shutil.which("docker"):
+        return False
+    return docker("version", "--format", "{{.Server.Version}}", check=False, timeout=20).returncode == 0
+
+
+def need() -> None:
+    """Have an engine: the one that answers, else Debian's docker.io started by us, as root."""
+    if answers():
+        return
+    if os.geteuid():
+        raise LabError("No docker engine answers, and only root can start one.")
+    install("docker.io", "iptables")
+    MARK.parent.mkdir(parents=True, exist_ok=True)
+    # The lab needs no way out of its network, so this engine leaves the machine's firewall and routing alone.
+    alone = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
+    with open(MARK.with_name("dockerd.log"), "wb") as log:
+        engine = subprocess.Popen(
+            [shutil.which("dockerd") or "/usr/sbin/dockerd", *alone],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    MARK.write_text(json.dumps({"pid": engine.pid, "started": started(engine.pid)}))
+    deadline = time.monotonic() + 60
+    while not answers():
+        if engine.poll() is not None or time.monotonic() > deadline:
+            raise LabError(f"dockerd did not start; {MARK.with_name('dockerd.log')} says why.")
+        time.sleep(0.2)
+
+
+def release() -> None:
+    """Stop the engine if we started it and nobody's container runs on it."""
+    try:
+        mark = json.loads(MARK.read_text())
+    except (OSError, ValueError):
+        return
+    if started(mark["pid"]) == mark["started"]:
+        if words("ps", "--quiet"):
+            return
+        os.kill(mark["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while started(mark["pid"]) == mark["started"] and time.monotonic() < deadline:
+            # It is our child if this process started it, and then it has to be reaped.
+            with suppress(ChildProcessError):
+                os.waitpid(mark["pid"], os.WNOHANG)
+            time.sleep(0.1)
+    shutil.rmtree(MARK.parent, ignore_errors=True)
+
+
+def install(*packages: str) -> None:
+    """Have these Debian packages."""
+    done = subprocess.run([PROJECT / "tests/need-debian.sh", *packages], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{done.stdout}{done.stderr}".strip())
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in the kernel's ticks; None where there is none (a zombie is none)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -1,0 +1,106 @@
+"""PID 1 of a lab host: lays what a Spark has, starts sshd and dockerd, and keeps count of the simulated memory.
+
+Reads /opt/lab/host.json: {"name", "load_seconds", "models": [{"repo", "bytes", "shards", "behaviour"}]}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/lab")
+
+import lab_spark  # noqa: E402
+import sim_host  # noqa: E402
+
+HOME = "/home/spark"
+CACHE = f"{HOME}/.cache/huggingface/hub"
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 32768,
+}
+
+
+def main():
+    """Lay, start, and stay."""
+    facts = sim_host.read_json("/opt/lab/host.json")
+    gpu(facts)
+    for model in facts["models"]:
+        lay_model(**model)
+    subprocess.run(["chown", "-R", "spark:spark", HOME], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"], check=False)
+    os.makedirs("/run/sshd", exist_ok=True)
+    # A container of this host cannot have more open files than the host itself.
+    services = [
+        ["/usr/sbin/sshd", "-D", "-e", "-o", "UseDNS=no", "-o", "HostKey=/etc/ssh/ssh_host_ed25519_key"],
+        ["/usr/sbin/dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"],
+    ]
+    for command in services:
+        subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    spark = lab_spark.LabSpark(lab_spark.FOLDER)
+    while True:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        spark.count()
+        time.sleep(0.2)
+
+
+def gpu(facts):
+    """The folder that is this host's GPU and memory (lab_spark.py)."""
+    for part in ("memory", "faults", "proc"):
+        os.makedirs(os.path.join(lab_spark.FOLDER, part), exist_ok=True)
+    host = {
+        "name": facts["name"],
+        "address": "0.0.0.0",
+        "root": lab_spark.FOLDER,
+        "mem_total_kb": 127535616,  # 121.6 GiB, what a GB10 reports
+        "mem_baseline_kb": 5 << 20,
+    }
+    write(f"{lab_spark.FOLDER}/host.json", host)
+    write(f"{lab_spark.FOLDER}/demo.json", {"load_seconds": facts["load_seconds"]})
+    lab_spark.LabSpark(lab_spark.FOLDER).count()
+
+
+def lay_model(repo, bytes, shards=2, behaviour="ok"):
+    """A Hub cache folder whose shards have their real size and take no room (sparse files)."""
+    folder = f"{CACHE}/models--{repo.replace('/', '--')}"
+    revision = hashlib.sha1(repo.encode()).hexdigest()
+    names = [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
+    snapshot = f"{folder}/snapshots/{revision}"
+    write(f"{folder}/refs/main", revision)
+    write(f"{snapshot}/config.json", CONFIG)
+    write(f"{snapshot}/model.safetensors.index.json", {"weight_map": {name: name for name in names}})
+    write(f"{snapshot}/demo.json", {"load_seconds": None, "behaviour": behaviour})
+    os.makedirs(f"{folder}/blobs", exist_ok=True)
+    for name in names:
+        blob = hashlib.sha256(f"{repo}/{name}".encode()).hexdigest()
+        with open(f"{folder}/blobs/{blob}", "wb") as file:
+            file.write(struct.pack("<Q", 8) + b"{}      ")
+            file.truncate(bytes // shards)
+        with suppress(FileExistsError):
+            os.symlink(f"../../blobs/{blob}", f"{snapshot}/{name}")
+
+
+def write(path, content):
+    """Write a text, or anything else as JSON."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(content if isinstance(content, str) else json.dumps(content))
+
+
+if __name__ == "__main__":
+    main()
