@@ -53,8 +53,8 @@ def need() -> None:
         raise LabError("No docker engine answers, and only root can start one.")
     install("docker.io", "iptables")
     MARK.parent.mkdir(parents=True, exist_ok=True)
-    # The lab needs no way out of its network, so this engine leaves the machine's firewall and routing alone.
-    alone = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
+    # The lab needs no way out of its network, so the machine does not become a router and gets no second bridge.
+    alone = ("--bridge=none", "--ip-forward=false", "--ip-masq=false")
     with open(MARK.with_name("dockerd.log"), "wb") as log:
         engine = subprocess.Popen(
             [shutil.which("dockerd") or "/usr/sbin/dockerd", *alone],
