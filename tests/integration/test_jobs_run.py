@@ -39,9 +39,7 @@ def test_a_job_runs_its_playbook_and_keeps_its_result(store):
     assert store.expected_seconds("swap", {"model": "other"}) is None
     assert "Show the model" in store.expected_phases("swap", {"model": "qwen"})
     view = job.view()
-    assert [task["name"] for task in view.tasks] == ["model : Show the model", "Write it down", "Report"] or [
-        task["name"] for task in view.tasks
-    ] == ["Show the model", "Write it down", "Report"]
+    assert [task["name"].split(" : ")[-1] for task in view.tasks] == ["Show the model", "Write it down"]
     assert view.tasks[1]["hosts"]["localhost"]["status"] == "changed"
     assert view.failed == []
 

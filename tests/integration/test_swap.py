@@ -139,6 +139,8 @@ def test_hostile_values_arrive_as_one_literal_or_not_at_all(cluster):
                     "command": "vllm serve {model} --port {port} --gpu-memory-utilization {gpu_memory_utilization}"
                     " --served-model-name hostile --chat-template {chat_template}",
                 },
+                # YAML has no surrogate pairs, which is how JSON escapes what is beyond the basic plane.
+                ensure_ascii=False,
             ),
         )
         swapped = cluster.swap("demo-hostile")
