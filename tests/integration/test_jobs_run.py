@@ -215,3 +215,12 @@ def test_background_jobs_are_kept_apart(store):
     assert store.list() == []
     assert [other.id for other in store.list(background=True)] == [job.id]
     assert job_file(job)["background"] is True
+
+
+def test_a_playbook_without_a_host_did_not_work_out(store):
+    playbook = store.project / "playbooks/many.yml"
+    playbook.write_text(playbook.read_text().replace("hosts: localhost", "hosts: nobody"))
+    job = store.start("many", {})
+    ended(job)
+    assert job.status == "failed"
+    assert "names no host" in job.result["message"]

@@ -168,6 +168,20 @@ def test_a_spark_that_is_needed_may_not():
     assert decision["reason"] == "unreachable"
 
 
+def test_a_spark_that_was_left_out_of_the_run_is_told():
+    decision = decided(plan(hosts=("spark1", "spark2")), {"spark1": answer()})
+    assert [(row["host"], row["code"]) for row in decision["problems"]] == [("spark2", "unreachable")]
+    assert decided(plan(), {"spark2": answer()})["problems"][0]["host"] == "spark1"
+
+
+def test_a_spark_whose_docker_is_down_is_left_alone_where_it_is_not_needed():
+    down = answer(docker={"ok": False, "error": "no daemon"})
+    decision = decided(plan(), {"spark1": answer(), "spark2": down})
+    assert decision["changes"]
+    assert decision["hosts"] == ["spark1"]
+    assert "docker on spark2 does not answer" in decision["warnings"][0]
+
+
 def test_a_model_started_by_hand_is_said_to_be_lost_on_failure():
     seen = answer(plan("old"), record=None, available=20, held=90)
     decision = decided(plan(), {"spark1": seen})

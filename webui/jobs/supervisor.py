@@ -88,6 +88,8 @@ class Supervisor:
             if code == 0 and self.set_stats is not None:
                 return "successful", result.finished(operation, "successful", self.set_stats, self.view)
             return "cancelled", result.cancelled(operation, self._tidy(), self.view, self.cut_at)
+        if code == 0 and self.set_stats is None and not self.view.tasks:
+            return "failed", result.crashed(operation, "the inventory names no host for it.")
         status = "successful" if code == 0 else "failed"
         return status, result.finished(operation, status, self.set_stats, self.view, self.complaints)
 

@@ -101,8 +101,13 @@ def main() -> None:
     module.exit_json(
         changed=(before or {}).get("id") != (after or {}).get("id"),
         lease=after,
-        diff={"before": f"{(before or {}).get('holder')}\n", "after": f"{(after or {}).get('holder')}\n"},
+        diff={"before": told(before), "after": told(after)},
     )
+
+
+def told(lease: dict | None) -> str:
+    """A lease as a line of the diff."""
+    return f"reserved by {lease['holder']}\n" if lease else ""
 
 
 def apply(wish: dict) -> dict | None:

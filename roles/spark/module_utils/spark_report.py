@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-LABEL_DIGEST = "spark-control.digest"
-LABEL_MODEL = "spark-control.model"
+from ansible.module_utils.spark_docker import LABEL_DIGEST, LABEL_MODEL
 
 GIB = 2**30
 # vLLM's own default for --gpu-memory-utilization.

@@ -69,6 +69,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
         "stops": [{"model": now["model"], "title": now["title"], "hosts": holders, "in_flight": in_flight}]
         if changes and now
         else [],
+        "hosts": [host for host, found in sparks.items() if found and found["docker"]["ok"]],
         "drain_first": bool(changes and len(holders) > 1 and in_flight),
         "needs": {row["host"]: row["needs"] for row in rows},
         "previous_needs": needs_again(now, sparks),
@@ -103,11 +104,12 @@ def is_up(plan: dict, now: dict, sparks: dict, holders: list[str]) -> bool:
 
 
 def unreachable(seen: dict, wanted: set[str]) -> list[dict]:
-    """A problem for each Spark that is needed and did not answer."""
+    """A problem for each Spark that is needed and did not answer, or was not asked."""
+    left_out = {"unreachable": True, "msg": "it was left out of this run"}
     return [
-        problem(host, "unreachable", spark_report.fault(host, answer))
-        for host, answer in seen.items()
-        if host in wanted and spark_report.spark(answer) is None
+        problem(host, "unreachable", spark_report.fault(host, seen.get(host, left_out)))
+        for host in sorted(wanted)
+        if spark_report.spark(seen.get(host, left_out)) is None
     ]
 
 

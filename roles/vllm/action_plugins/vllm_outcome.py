@@ -92,7 +92,7 @@ class Outcome:
         if not self.decision:
             return {"reason": "unreachable", "message": "No Spark could be asked."}
         if self.decision["problems"]:
-            return {"message": self.refusal(" ".join(row["message"] for row in self.decision["problems"]))}
+            return {"message": self.refusal(" ".join(sentence(row["message"]) for row in self.decision["problems"]))}
         if self.decision["unchanged"]:
             return {"ok": True, "outcome": "unchanged", "message": self.unchanged()}
         leased = self.said["leased"]
