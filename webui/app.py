@@ -17,9 +17,9 @@ from werkzeug.exceptions import HTTPException
 
 from webui.api import problems
 from webui.api.problems import Problem
-from webui.cluster import Cluster
 from webui.jobs import JobStore
 from webui.pages import words
+from webui.watch import Cluster
 
 log = logging.getLogger("spark-control")
 

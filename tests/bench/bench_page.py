@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.support import BIN, Cluster, Server, wait_for
 
 IDLE = 60
-PROBE_EVERY = 180  # webui/cluster.py, while a dashboard is open
+PROBE_EVERY = 180  # webui/watch.py, while a dashboard is open
 CHROMIUM = "/usr/bin/chromium"
 WATCH = """() => { window.seen = {};
   const note = () => document.querySelectorAll("table.steps th[scope=row]").forEach((row) => {

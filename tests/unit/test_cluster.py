@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.unit.test_web_support import outcome, probe
-from webui.cluster import Cluster, LivePoller, read_inventory
+from webui.cluster import read_inventory
 from webui.jobs import JobStore
+from webui.watch import Cluster, LivePoller
 
 pytest_plugins = ["tests.unit.test_web_support"]
 
