@@ -165,6 +165,16 @@ def test_an_unreachable_spark(cluster, tmp_path):
     assert seen.result["serving"]["ready"]
 
 
+def test_a_spark_that_ends_background_work_with_the_session_is_warned_of(cluster):
+    assert "warnings" in (well := cluster.swap("demo-small", "--check").result)
+    assert well["warnings"] == []
+    cluster.fault("spark1", "no-linger")
+    seen = cluster.run("probe")
+    assert "sudo loginctl enable-linger" in seen.result["sparks"][0]["warning"]
+    assert seen.result["sparks"][1]["warning"] is None
+    assert cluster.swap("demo-small", "--check").result["warnings"][0].startswith("spark1 ends background work")
+
+
 def test_two_swaps_at_once_from_two_laptops(cluster):
     runs = [
         cluster.finish(process)

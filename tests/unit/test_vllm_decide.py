@@ -182,6 +182,13 @@ def test_a_spark_whose_docker_is_down_is_left_alone_where_it_is_not_needed():
     assert "docker on spark2 does not answer" in decision["warnings"][0]
 
 
+def test_a_spark_that_ends_background_work_says_what_to_do():
+    seen = answer(session={"user": "spark", "linger": False, "remove_ipc": True})
+    assert "sudo loginctl enable-linger spark" in decided(plan(), {"spark1": seen})["warnings"][0]
+    kept = answer(session={"user": "spark", "linger": True, "remove_ipc": True})
+    assert decided(plan(), {"spark1": kept})["warnings"] == []
+
+
 def test_a_model_started_by_hand_is_said_to_be_lost_on_failure():
     seen = answer(plan("old"), record=None, available=20, held=90)
     decision = decided(plan(), {"spark1": seen})

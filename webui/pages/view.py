@@ -211,6 +211,8 @@ def spark_problems(spark):
         found.append(f"the disk is nearly full: {words.size(disk['free'])} free.")
     if (gpu.get("temperature") or 0) >= 90:
         found.append(f"the GPU is very hot: {gpu['temperature']:.0f} °C.")
+    if spark.get("warning"):
+        found.append(f"it {spark['warning']}")
     if container.get("running") and container.get("serving_process") is False:
         found.append(f"the container {container.get('name')} is up, but no model runs in it.")
     return found

@@ -139,7 +139,7 @@ from ansible.module_utils.basic import AnsibleModule
 MARKER = ".spark-demo"
 MEM_TOTAL_KB = 127535616  # 121.6 GiB, what a GB10 reports
 MEM_BASELINE_KB = 5 << 20  # DGX OS idle
-PROGRAMS = ("docker", "nvidia-smi", "ssh", "scp")
+PROGRAMS = ("docker", "nvidia-smi", "ssh", "scp", "loginctl", "busctl")
 
 
 class Spark:
@@ -267,11 +267,6 @@ class Spark:
         for name in PROGRAMS:
             words = (self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, name)
             self.write(self.at("bin", name), f'#!/bin/sh\nexec {" ".join(map(shell_word, words))} "$@"\n', 0o755)
-        self.write(
-            self.at("bin", "loginctl"),
-            "#!/bin/sh\n# Background work outlives the session here, as with linger.\necho Linger=yes\n",
-            0o755,
-        )
         if not os.path.exists(self.at("docker", "images.json")) or self.images_differ():
             self.write(self.at("docker", "images.json"), json.dumps(self.p["images"], indent=1) + "\n")
         launcher = os.path.join(self.p["files"], f"launch-cluster-{self.p['launcher']}.sh")

@@ -74,8 +74,10 @@ def row(host: str, address: str, answer: dict) -> dict:
             "reachable": False,
             "error": spark_report.fault(host, answer),
         }
-    shown = ("memory", "gpu", "disk", "docker", "launcher", "container", "weights", "images", "clock")
-    return {"host": host, "address": address, "reachable": True, "error": None} | {key: found[key] for key in shown}
+    shown = ("memory", "gpu", "disk", "docker", "session", "launcher", "container", "weights", "images", "clock")
+    warning = spark_report.short_lived(found)
+    told = {"host": host, "address": address, "reachable": True, "error": None, "warning": warning}
+    return told | {key: found[key] for key in shown}
 
 
 def fits(recipe: dict, seen: dict) -> dict | None:

@@ -57,6 +57,7 @@ spark:
     gpu: {name: NVIDIA GB10, utilization: 3.0, temperature: 54.0, power: 21.4}
     disk: {path: ~/.cache/huggingface, total: 3936818380800, free: 1536818380800}
     docker: {ok: true, error: null}
+    session: {user: spark, linger: true, remove_ipc: true}
     images: {vllm-node: "sha256:4bcff63911fc"}
     launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, solo: true, launch_script: true,
                env: true, daemon_exec: true}
@@ -84,6 +85,7 @@ def look(wanted: dict) -> dict:
     with ThreadPoolExecutor(8) as pool:
         docker = pool.submit(look_at_docker, wanted["container"], wanted["images"])
         gpu = pool.submit(spark_host.gpu)
+        session = pool.submit(spark_host.session)
         by_pid = pool.submit(spark_host.gpu_memory_by_pid)
         launcher = pool.submit(spark_host.launcher, wanted["launcher_dir"])
         vllm = pool.submit(look_at_vllm, wanted["address"], wanted["port"])
@@ -97,6 +99,7 @@ def look(wanted: dict) -> dict:
             "gpu": gpu.result(),
             "disk": spark_host.disk(wanted["hf_home"]),
             "launcher": launcher.result(),
+            "session": session.result(),
             "vllm": vllm.result(),
             "record": read_record(wanted["state_dir"]),
             "lease": read_lease(wanted["state_dir"]),

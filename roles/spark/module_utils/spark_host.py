@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import subprocess
@@ -69,6 +70,31 @@ def launcher(folder: str) -> dict:
     }
     # Only the shape that knows --launch-script lets `exec` go to the background with -d.
     return {**shape, "daemon_exec": shape["launch_script"]}
+
+
+def session() -> dict:
+    """Whether what we start may outlive the SSH session: {user, linger, remove_ipc}; None where systemd does not tell.
+
+    With RemoveIPC and without linger, logind takes a user's shared memory away when the last session ends, and
+    background work dies of it (eugr #352).
+    """
+    user = getpass.getuser()
+    linger = _said("loginctl", "show-user", user, "--property=Linger", "--value")
+    manager = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+    remove = _said("busctl", "get-property", *manager, "RemoveIPC")
+    known = {"yes": True, "no": False, "b true": True, "b false": False}
+    # A user without a session is unknown to logind; what it keeps about linger is a file.
+    if linger is None and remove is not None:
+        linger = "yes" if os.path.exists(os.path.join("/var/lib/systemd/linger", user)) else "no"
+    return {"user": user, "linger": known.get(linger or ""), "remove_ipc": known.get(remove or "")}
+
+
+def _said(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
 
 def _nvidia_smi(query: str) -> list[list[str]] | None:

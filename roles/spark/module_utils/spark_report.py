@@ -35,6 +35,17 @@ def fault(host: str, answer: dict) -> str:
     return f"{host} does not answer: {said[:300]}" if answer.get("unreachable") else f"{host}: {said[:300]}"
 
 
+def short_lived(found: dict) -> str | None:
+    """Why what is started on this Spark may not live, and what to do, to go on after its name; None where it lives."""
+    session = found.get("session") or {}
+    if session.get("remove_ipc") and session.get("linger") is False:
+        return (
+            "ends background work when the last SSH session closes (RemoveIPC is on, linger is off)."
+            f" Run on it, once: sudo loginctl enable-linger {session['user']}."
+        )
+    return None
+
+
 def serving(head: str, seen: dict) -> dict | None:
     """What holds the GPUs now: {model, title, repo, served_name, mode, nodes, since, digest, port, ready, job, plan}.
 

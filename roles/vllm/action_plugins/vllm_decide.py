@@ -153,6 +153,8 @@ def warnings(seen: dict, sparks: dict, now: dict | None, problems: list[dict]) -
     named = {row["host"] for row in problems}
     said = [spark_report.fault(host, answer) for host, answer in seen.items() if not sparks[host] and host not in named]
     said += [row["message"] for row in dockerless(sparks, list(sparks)) if row["host"] not in named]
+    ending = {host: spark_report.short_lived(found) for host, found in sparks.items() if found}
+    said += [f"{host} {warning}" for host, warning in ending.items() if warning]
     if now and now["plan"] is None:
         said.append(f"{now['title']} was not started from here; if the swap fails it cannot be put back.")
     return said

@@ -10,6 +10,8 @@ import sys
 PROGRAMS = {
     "docker": "sim_docker",
     "nvidia-smi": "sim_nvidia",
+    "loginctl": "sim_logind",
+    "busctl": "sim_logind",
     "ssh": "sim_ssh",
     "scp": "sim_ssh",
     "vllm": "sim_vllm",
