@@ -69,7 +69,9 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
         "stops": [{"model": now["model"], "title": now["title"], "hosts": holders, "in_flight": in_flight}]
         if changes and now
         else [],
-        "hosts": [host for host, found in sparks.items() if found and found["docker"]["ok"]],
+        "hosts": [
+            host for host in seen if host in {*holders, *nodes} and sparks[host] and sparks[host]["docker"]["ok"]
+        ],
         "drain_first": bool(changes and len(holders) > 1 and in_flight),
         "needs": {row["host"]: row["needs"] for row in rows},
         "previous_needs": needs_again(now, sparks),

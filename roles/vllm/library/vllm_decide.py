@@ -39,7 +39,7 @@ decision:
   description:
     - C(changes) or C(unchanged), or neither where there are C(problems) ([{host, code, message}]); C(reason) is the
       first one's code. C(previous) is what serves now, with its C(plan) where it can be put back. C(stops) is what a
-      person is told will stop. C(hosts) are the Sparks whose docker can be asked to stop something. C(needs) is the
+      person is told will stop. C(hosts) are the Sparks that hold a model or are to get one. C(needs) is the
       memory to wait for, in bytes by host. C(arithmetic) is whether it fits, a row a node. C(lease_id) is the id under
       which the lease is to be taken.
   returned: always
