@@ -75,6 +75,8 @@ class Model:
 def served_title(facts):
     """(title, name, mode words) of what the jobs say is serving, or of what vLLM itself names."""
     serving, live = facts.serving, facts.live
+    if between(facts):
+        return None, None
     if serving:
         same = not live.answers or not live.models or serving.get("served_name") in (None, *live.models)
         if same:
@@ -84,10 +86,23 @@ def served_title(facts):
     return None, None
 
 
+def between(facts):
+    """The running job that has taken the old model away already, or None: then nothing serves and nothing is wrong."""
+    silent = facts.live.at and not facts.live.answers
+    return next((job for job in facts.running if silent and job.operation in ("swap", "stop_model")), None)
+
+
 def serving(facts):
     """The Serving sentence."""
     title, known = served_title(facts)
     live = facts.live
+    if job := between(facts):
+        old = (facts.serving or {}).get("title")
+        if job.operation == "stop_model":
+            return Serving("Stopping", old or "the model")
+        model = job.variables.get("model")
+        details = (f"in place of {old}",) if old and (facts.serving or {}).get("model") != model else ()
+        return Serving("Starting", facts.titles.get(model, model), details=details)
     if not title:
         if facts.running:
             return Serving("Nothing is serving", details=("a job is running",))
