@@ -80,6 +80,8 @@ def refuse_if_leased():
     if not lease:
         return
     left = max(1, int(lease["expires"] - time.time()))
+    # It may have been given back by another road since: the next one who asks gets a fresh answer.
+    current_app.extensions["cluster"].look()
     raise Problem(
         423,
         f"The GPUs are reserved by {lease.get('holder')} for another {words.duration(left)}.",

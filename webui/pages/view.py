@@ -166,7 +166,7 @@ def notices(facts, now):
             Notice(
                 "attention",
                 f"The GPUs are reserved by {facts.lease.get('holder')}{purpose}, {left} left.",
-                "A swap waits until then.",
+                "Nobody else can swap until then.",
             )
         )
     if facts.probe_error and not facts.looking:
