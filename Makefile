@@ -29,7 +29,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-test
 	@tests/need-debian.sh chromium
-	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
