@@ -6,8 +6,12 @@ import argparse
 import sys
 import time
 
+from tests.conftest import PROJECT
 from tests.lab.engine import LabError
 from tests.lab.lab import Lab
+
+# Each lab has a network of its own, so that one for a person, one for the tests and one for Molecule fit side by side.
+NETWORKS = {"lab": "172.31.77", "test": "172.31.78", "molecule": "172.31.79"}
 
 
 def main() -> int:
@@ -16,9 +20,12 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "down", "status"])
     parser.add_argument("--sparks", type=int, default=2, help="how many hosts")
     parser.add_argument("--launcher", default="september", help="september, january, or a folder of the real project")
+    parser.add_argument("--name", choices=NETWORKS, default="lab", help="which lab")
+    parser.add_argument("--load-seconds", type=float, default=2.0, help="how long a model takes to load")
     parser.add_argument("--no-keys", action="store_true", help="do not run the playbooks that install the SSH keys")
     wanted = parser.parse_args()
-    lab = Lab(sparks=wanted.sparks, launcher=wanted.launcher)
+    state = PROJECT / "var" / ("lab" if wanted.name == "lab" else f"lab-{wanted.name}")
+    lab = Lab(wanted.name, wanted.sparks, NETWORKS[wanted.name], state, wanted.launcher, wanted.load_seconds)
     began = time.monotonic()
     try:
         with lab.held():

@@ -22,7 +22,7 @@ from tests.lab.engine import docker, install, words
 HERE = Path(__file__).parent
 SIMULATION = PROJECT / "roles/demo_spark/files"
 RELEASE = "bookworm"
-USER, PASSWORD = "spark", "spark-lab"
+USER = "spark"
 PACKAGES = ["python3", "openssh-server", "docker.io", "rsync", "iproute2", "iptables", "procps"]
 # What the model server's image takes out of the tree; their libraries come along by name below.
 SLIM = ["base-files", "bash", "coreutils", "dash", "sed", "grep", "findutils", "hostname", "procps", "libc-bin", "mawk"]
@@ -78,9 +78,7 @@ def tag(*parts: object) -> str:
 
 
 def _built() -> tuple[str, str]:
-    made = tag(
-        RELEASE, PACKAGES, SLIM, SLIM_LIBRARIES, USER, PASSWORD, *map(inspect.getsource, (_debootstrap, _pack_slim))
-    )
+    made = tag(RELEASE, PACKAGES, SLIM, SLIM_LIBRARIES, USER, *map(inspect.getsource, (_debootstrap, _pack_slim)))
     host, slim = f"spark-lab-host:{made}", f"spark-lab-slim:{made}"
     if words("image", "ls", "--quiet", slim) and words("image", "ls", "--quiet", host):
         return host, slim
@@ -101,12 +99,8 @@ def _debootstrap(root: Path) -> None:
     if done.returncode:
         tail = (root / "debootstrap/debootstrap.log").read_text()[-2000:] if root.exists() else done.stderr
         raise RuntimeError(f"debootstrap failed:\n{done.stdout[-500:]}\n{tail}")
-    for command in (
-        ["useradd", "--create-home", "--shell", "/bin/bash", "--groups", "docker", USER],
-        ["chpasswd"],
-    ):
-        text = f"{USER}:{PASSWORD}\n" if command == ["chpasswd"] else None
-        subprocess.run(["chroot", str(root), *command], input=text, text=True, check=True)
+    account = ["useradd", "--create-home", "--shell", "/bin/bash", "--groups", "docker", USER]
+    subprocess.run(["chroot", str(root), *account], check=True)
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(root / waste, ignore_errors=True)
         (root / waste).mkdir(parents=True)

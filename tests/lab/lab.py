@@ -20,6 +20,8 @@ from tests.lab.engine import LabError, docker, words
 
 HERE = Path(__file__).parent
 LABEL = "spark-lab"
+# Of the user on every host, for the first contact. It has what a shell trips over.
+PASSWORD = 'the lab\'s "first" $HOME \\word'
 # A nested dockerd needs its capabilities and the control groups; --privileged asks for more than every machine has.
 RIGHTS = ["--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"]
 RIGHTS += ["--security-opt=apparmor=unconfined", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
@@ -218,7 +220,7 @@ class Lab:
 
     def _files(self, host: str, address: str) -> dict[str, tuple[bytes, int]]:
         """What a host has besides its image, as a tar's entries."""
-        facts = {"name": host, "load_seconds": self.load_seconds, "models": MODELS}
+        facts = {"name": host, "password": PASSWORD, "load_seconds": self.load_seconds, "models": MODELS}
         files = {
             "opt/lab/host.json": (json.dumps(facts).encode(), 0o644),
             # Where the stand-in launchers look for the address of their own host.
@@ -255,14 +257,16 @@ class Lab:
 
     def _write_inventory(self) -> None:
         known_hosts = self.state / "known_hosts"
+        # Without the last two a connection that Ansible keeps open waits 15 minutes for a host that is gone.
+        alive = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         shared = {
             "ansible_user": images.USER,
             "ansible_ssh_private_key_file": str(self.state / "id_ed25519"),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={known_hosts} -o IdentitiesOnly=yes",
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={known_hosts} -o IdentitiesOnly=yes {alive}",
             "ansible_control_path_dir": str(self._sockets),
             "ssh_key_known_hosts": str(known_hosts),
-            "ssh_key_password": images.PASSWORD,
+            "ssh_key_password": PASSWORD,
             "spark_meminfo": "/run/spark-gpu/proc/meminfo",
             "recipe_dirs": [str(images.SIMULATION / "recipes"), str(self.state / "recipes")],
         }

@@ -1,6 +1,6 @@
 """PID 1 of a lab host: lays what a Spark has, starts sshd and dockerd, and keeps count of the simulated memory.
 
-Reads /opt/lab/host.json: {"name", "load_seconds", "models": [{"repo", "bytes", "shards", "behaviour"}]}.
+Reads /opt/lab/host.json: {"name", "password", "load_seconds", "models": [{"repo", "bytes", "shards", "behaviour"}]}.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main():
     gpu(facts)
     for model in facts["models"]:
         lay_model(**model)
+    subprocess.run(["chpasswd"], input=f"spark:{facts['password']}\n", text=True, check=True)
     subprocess.run(["chown", "-R", "spark:spark", HOME], check=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"], check=False)
     os.makedirs("/run/sshd", exist_ok=True)
