@@ -45,6 +45,7 @@ class Supervisor:
         secrets = {name for name, value in job.variables.items() if value == MASK}
         self.secrets = _strings([self.variables.get(name) for name in secrets])
         self.set_stats: dict | None = None
+        self.hostless = False  # a play found no host; ansible-playbook calls that a success
         self.complaints: list[str] = []
         self.playbook_pid: int | None = None
         self.stopping = threading.Event()
@@ -88,7 +89,7 @@ class Supervisor:
             if code == 0 and self.set_stats is not None:
                 return "successful", result.finished(operation, "successful", self.set_stats, self.view)
             return "cancelled", result.cancelled(operation, self._tidy(), self.view, self.cut_at)
-        if code == 0 and self.set_stats is None and not self.view.tasks:
+        if self.hostless and not self.view.tasks:
             return "failed", result.crashed(operation, "the inventory names no host for it.")
         status = "successful" if code == 0 else "failed"
         return status, result.finished(operation, status, self.set_stats, self.view, self.complaints)
@@ -178,6 +179,8 @@ class Supervisor:
         if raw["event"] == "playbook_on_stats":
             found = (raw.get("event_data") or {}).get("artifact_data") or {}
             self.set_stats = found["result"] if isinstance(found.get("result"), dict) else None
+        elif raw["event"] == "playbook_on_no_hosts_matched":
+            self.hostless = True
         elif raw["event"] in ("error", "verbose") and len(self.complaints) < 20:
             text = events.trim(raw, 0)["stdout"].strip()
             if text.startswith("[ERROR]") or raw["event"] == "error":
