@@ -7,7 +7,7 @@ PORT ?= 9999
 DEMO_LOAD_SECONDS ?= 6
 VENV := .venv
 
-.PHONY: demo install test bench lint clean
+.PHONY: demo install test bench lint clean lab lab-down lab-test
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml
@@ -29,7 +29,17 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-test
 	@tests/need-debian.sh chromium
-	@$(VENV)/bin/python -m pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 3 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
+
+# A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.
+lab: $(VENV)/ready-test
+	@$(VENV)/bin/python -m tests.lab up
+
+lab-down: $(VENV)/ready-test
+	@$(VENV)/bin/python -m tests.lab down
+
+lab-test: $(VENV)/ready-test
+	@$(VENV)/bin/python -m pytest -m lab tests/lab $(PYTEST_ARGS)
 
 bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
