@@ -1,0 +1,102 @@
+"""How long a swap takes over a real sshd and a real docker, less the load: `python -m tests.lab.bench`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.conftest import PROJECT
+from tests.lab.conftest import LabCluster, freshen
+from tests.lab.lab import Lab
+
+ROUNDS = 3
+LOAD = 0.5
+DELAY = Path(__file__).with_name("delay.py")
+
+
+def first_token(cluster: LabCluster, model: str) -> float:
+    """When the model streamed a token; asks for a minute."""
+    body = {"model": model, "stream": True, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    address = f"http://{cluster.lab.head}:8888/v1/chat/completions"
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                if any(b'"content"' in line for line in answer):
+                    return time.monotonic()
+        except OSError:
+            time.sleep(0.02)
+    raise TimeoutError(f"{model} streamed nothing within a minute")
+
+
+def timed(cluster: LabCluster, playbook: str, **variables) -> float:
+    """Seconds that a playbook took; it has to succeed."""
+    began = time.monotonic()
+    run = cluster.run(playbook, **variables)
+    assert run.code == 0, run.output
+    return time.monotonic() - began
+
+
+def swap(cluster: LabCluster, model: str, **variables) -> float:
+    """Seconds from the start of swap.yml to the first token, less the load. A running model answers to another name."""
+    heard: list[float] = []
+    watcher = threading.Thread(target=lambda: heard.append(first_token(cluster, model)))
+    began = time.monotonic()
+    watcher.start()
+    timed(cluster, "swap", model=model, **variables)
+    watcher.join()
+    return heard[0] - began - LOAD
+
+
+def measure(cluster: LabCluster) -> dict[str, list[float]]:
+    """{what: seconds of each round}."""
+    known = f"-o UserKnownHostsFile={cluster.lab.state / 'known_hosts'}"
+    slow = {
+        "ansible_ssh_common_args": f"{known} -o 'ProxyCommand={sys.executable} {DELAY} 100 %h %p'",
+        "ansible_control_path_dir": f"{cluster.lab.state}/s",
+    }
+    rows: dict[str, list[float]] = {}
+    cluster.behave("demo/loads-slowly", "ok", LOAD)
+    swap(cluster, "demo-slow")
+    for number in range(ROUNDS + 1):
+        found = {
+            "swap, one Spark, to the first token": swap(cluster, "demo-small"),
+            "the same again": timed(cluster, "swap", model="demo-small"),
+            "swap, two Sparks, to the first token": swap(cluster, "demo-pair"),
+            "stop, two Sparks": timed(cluster, "stop_model"),
+            "swap to one Spark, nothing to stop": swap(cluster, "demo-small"),
+            "stop, one Spark": timed(cluster, "stop_model"),
+            "with 100 ms of round trip: nothing to stop": swap(cluster, "demo-slow", **slow),
+            "with 100 ms of round trip: swap, one Spark": swap(cluster, "demo-small", **slow),
+            "swap back": swap(cluster, "demo-slow"),
+        }
+        for name, seconds in found.items() if number else ():  # the first opens the connections
+            rows.setdefault(name, []).append(seconds)
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    lab = Lab(name="test", network="172.31.78", state=PROJECT / "var/lab-test", load_seconds=LOAD)
+    with lab.held():
+        try:
+            lab.up()
+            lab.connect()
+            cluster = LabCluster(lab.state, lab.network, lab)
+            freshen(cluster)
+            rows = measure(cluster)
+        finally:
+            lab.down()
+    print(f"\nIn the lab, seconds less the load ({ROUNDS} rounds)\n")
+    for name, values in rows.items():
+        print(f"  {name:46} {statistics.median(values):6.2f}   {min(values):5.2f} … {max(values):5.2f}")
+
+
+if __name__ == "__main__":
+    main()
