@@ -29,7 +29,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-test
 	@tests/need-debian.sh chromium
-	@$(VENV)/bin/python -m pytest -n 3 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
 
 # A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.
 lab: $(VENV)/ready-test

@@ -65,7 +65,7 @@ class Cluster:
         return self.finish(self.start(playbook, *arguments, **variables))
 
     @staticmethod
-    def finish(process: subprocess.Popen, seconds: float = 120) -> Run:
+    def finish(process: subprocess.Popen, seconds: float = 240) -> Run:
         """What came of a playbook."""
         output, _ = process.communicate(timeout=seconds)
         stats = re.search(r"^\s*RUN: (\{.*\})\s*$", output, re.M)
@@ -78,7 +78,7 @@ class Cluster:
 
     def swap(self, model: str, *arguments: str, **variables) -> Run:
         """playbooks/swap.yml with bounds that suit a simulation."""
-        quick = {"vllm_memory_seconds": 3, "vllm_load_seconds": 30, "vllm_answer_seconds": 3, "vllm_hold_seconds": 1}
+        quick = {"vllm_memory_seconds": 5, "vllm_load_seconds": 60, "vllm_answer_seconds": 5, "vllm_hold_seconds": 1}
         return self.run("swap", *arguments, model=model, **(quick | variables))
 
     def host(self, name: str, *command: str) -> subprocess.CompletedProcess:
@@ -134,7 +134,7 @@ class Cluster:
         (self.root / "recipes" / f"{name}.yaml").write_text(text)
 
 
-def wait_for(condition, seconds: float = 20, what: str = "it"):
+def wait_for(condition, seconds: float = 60, what: str = "it"):
     """Wait for a condition to be true and return its value; fail the test with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -192,7 +192,7 @@ class Server:
         """GET /api/jobs/<id>."""
         return self.ask("GET", f"/api/jobs/{job_id}")[1]
 
-    def ended(self, job_id: str, seconds: float = 60) -> dict:
+    def ended(self, job_id: str, seconds: float = 120) -> dict:
         """The job once it has ended."""
         over = ("successful", "failed", "cancelled", "interrupted")
         return wait_for(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tests.support import Cluster, Server, wait_for
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = """--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync
 --no-first-run"""
+
+# Two cores share the browser, the server, Ansible and two simulated Sparks with other tests.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def server(tmp_path_factory):
     assert laid.code == 0, laid.output
     try:
         made = Server(cluster)
-        wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 30, "the first look at the cluster")
+        wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 120, "the first look at the cluster")
         yield made
         if made.process.poll() is None:
             made.stop()

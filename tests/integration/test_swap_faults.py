@@ -87,7 +87,7 @@ def test_too_little_memory_shows_both_sides(cluster):
     ("model", "reason", "words", "log"),
     [
         ("demo-crash", "crashed", "it stopped by itself while it loaded", "Error"),
-        ("demo-mute", "not_answering", "it came up and gave no answer within 3 s", "Application startup complete"),
+        ("demo-mute", "not_answering", "it came up and gave no answer within 5 s", "Application startup complete"),
     ],
 )
 def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, words, log):

@@ -17,7 +17,7 @@ from webui.jobs import JobStore
 def server(cluster):
     """A web server that knows its cluster."""
     made = Server(cluster)
-    wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 30, "the first look at the cluster")
+    wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 120, "the first look at the cluster")
     yield made
     made.stop()
 
@@ -42,7 +42,7 @@ def test_swap_over_the_api(server, cluster):
     assert job["status"] == "successful"
     assert job["result"]["message"].startswith("Demo: small serves on spark1")
     assert cluster.models() == ["demo-small"]
-    wait_for(lambda: server.ask("GET", "/health")[1].get("serving", {}).get("model") == "demo-small", 30, "the health")
+    wait_for(lambda: server.ask("GET", "/health")[1].get("serving", {}).get("model") == "demo-small", 60, "the health")
 
 
 def test_a_dry_run_changes_nothing(server, cluster):
