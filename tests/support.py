@@ -67,7 +67,11 @@ class Cluster:
     @staticmethod
     def finish(process: subprocess.Popen, seconds: float = 240) -> Run:
         """What came of a playbook."""
-        output, _ = process.communicate(timeout=seconds)
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         stats = re.search(r"^\s*RUN: (\{.*\})\s*$", output, re.M)
         result = json.loads(stats[1])["result"] if stats else {}
         recap = {
