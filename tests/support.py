@@ -40,6 +40,11 @@ class Cluster:
     network: str
 
     @property
+    def head(self) -> str:
+        """The IP address at which the head's vLLM answers."""
+        return f"{self.network}.11"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What every program of this test's runs with: nothing of the caller's but PATH and HOME."""
         return {
@@ -97,7 +102,7 @@ class Cluster:
     def models(self) -> list[str]:
         """Which model names the head answers to; none where nothing listens."""
         try:
-            with urllib.request.urlopen(f"http://{self.network}.11:8888/v1/models", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.head}:8888/v1/models", timeout=2) as answer:
                 return [model["id"] for model in json.load(answer)["data"]]
         except OSError:
             return []
@@ -106,7 +111,7 @@ class Cluster:
         """One word from the model, through the head's API."""
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         request = urllib.request.Request(
-            f"http://{self.network}.11:8888/v1/chat/completions",
+            f"http://{self.head}:8888/v1/chat/completions",
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
@@ -136,6 +141,26 @@ class Cluster:
     def recipe(self, name: str, text: str) -> None:
         """Put a recipe beside the simulation's own."""
         (self.root / "recipes" / f"{name}.yaml").write_text(text)
+
+
+def first_token(address: str, model: str) -> float:
+    """Ask the vLLM at that IP address until the model streams one token; returns when that was, by the monotonic clock.
+
+    Raises TimeoutError after a minute.
+    """
+    body = {"model": model, "stream": True, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    url, headers = f"http://{address}:8888/v1/chat/completions", {"Content-Type": "application/json"}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=5
+            ) as answer:
+                if any(b'"content"' in line for line in answer):
+                    return time.monotonic()
+        except OSError:
+            time.sleep(0.02)
+    raise TimeoutError(f"{model} streamed nothing within a minute")
 
 
 def wait_for(condition, seconds: float = 60, what: str = "it"):

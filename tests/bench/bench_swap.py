@@ -13,13 +13,12 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.conftest import PROJECT
-from tests.support import Cluster, Server, wait_for
+from tests.support import Cluster, Server, first_token, wait_for
 from webui.jobs import JobStore
 
 ROUNDS = 5
@@ -27,26 +26,10 @@ LOAD = 2.0
 MODELS = ["qwen3.6-35b-a3b", "gemma-4-26b-a4b"]
 
 
-def first_token(cluster: Cluster, name: str) -> float:
-    """Ask until the model streams one token; returns when that was. Gives up after a minute."""
-    deadline = time.monotonic() + 60
-    body = {"model": name, "stream": True, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
-    address = f"http://{cluster.network}.11:8888/v1/chat/completions"
-    while time.monotonic() < deadline:
-        request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if any(b'"content"' in line for line in answer):
-                    return time.monotonic()
-        except OSError:
-            time.sleep(0.02)
-    raise TimeoutError(f"{name} streamed nothing within a minute")
-
-
 def by_click(server: Server, model: str, served: str) -> tuple[float, float]:
     """One swap over the API: seconds to the first token, and to the job's end, from the click."""
     tokens = []
-    watcher = threading.Thread(target=lambda: tokens.append(first_token(server.cluster, served)))
+    watcher = threading.Thread(target=lambda: tokens.append(first_token(server.cluster.head, served)))
     clicked = time.monotonic()
     status, accepted = server.ask("POST", "/api/swap", {"model": model})
     assert status == 202, accepted
@@ -67,7 +50,7 @@ def by_hand(cluster: Cluster, argv: list[str], served: str) -> float:
     assert stopped.returncode == 0, stopped.stdout
     started = cluster.host("spark1", launcher, "--solo", "-t", "vllm-node", "-d", "exec", *argv)
     assert started.returncode == 0, started.stdout
-    return first_token(cluster, served) - began
+    return first_token(cluster.head, served) - began
 
 
 def quiet(cluster: Cluster) -> None:
@@ -131,10 +114,10 @@ def show(clicks: list[float], ends: list[float], again: list[float], hands: list
         ("the same swap again (nothing to change)", again),
         ("by hand: stop, exec -d, ask, less load", hands),
     ]
-    print(f"\nSwap overhead, seconds ({ROUNDS} rounds, simulated load {LOAD:.0f} s)\n")
-    print(f"  {'':42} {'median':>7} {'least':>7} {'most':>7}")
+    print(f"\nSwap overhead, seconds (simulated load {LOAD:.0f} s)\n")
+    print(f"  {'':42} {'runs':>4} {'median':>7} {'least':>7} {'most':>7}")
     for name, values in rows:
-        print(f"  {name:42} {statistics.median(values):7.2f} {min(values):7.2f} {max(values):7.2f}")
+        print(f"  {name:42} {len(values):4} {statistics.median(values):7.2f} {min(values):7.2f} {max(values):7.2f}")
     click, hand, second = (statistics.median(values) for values in (clicks, hands, again))
     print(f"\n  swap / by hand: {click / hand:.2f}    second run / swap: {second / click:.2f}    bar: 4 s, aim 3 s\n")
 

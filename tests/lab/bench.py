@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 from tests.conftest import PROJECT
 from tests.lab.conftest import LabCluster, freshen
 from tests.lab.lab import Lab
+from tests.support import first_token
 
 ROUNDS = 3
 LOAD = 0.5
 DELAY = Path(__file__).with_name("delay.py")
-
-
-def first_token(cluster: LabCluster, model: str) -> float:
-    """When the model streamed a token; asks for a minute."""
-    body = {"model": model, "stream": True, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
-    address = f"http://{cluster.lab.head}:8888/v1/chat/completions"
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if any(b'"content"' in line for line in answer):
-                    return time.monotonic()
-        except OSError:
-            time.sleep(0.02)
-    raise TimeoutError(f"{model} streamed nothing within a minute")
 
 
 def timed(cluster: LabCluster, playbook: str, **variables) -> float:
@@ -46,7 +29,7 @@ def timed(cluster: LabCluster, playbook: str, **variables) -> float:
 def swap(cluster: LabCluster, model: str, **variables) -> float:
     """Seconds from the start of swap.yml to the first token, less the load. A running model answers to another name."""
     heard: list[float] = []
-    watcher = threading.Thread(target=lambda: heard.append(first_token(cluster, model)))
+    watcher = threading.Thread(target=lambda: heard.append(first_token(cluster.lab.head, model)))
     began = time.monotonic()
     watcher.start()
     timed(cluster, "swap", model=model, **variables)

@@ -15,7 +15,7 @@ _FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 if _FOLDER not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_FOLDER)
 
-from ansible.module_utils import spark_recipe  # noqa: E402
+from ansible.module_utils import spark_recipe
 
 ARGUMENTS = {
     "model": {"type": "str"},

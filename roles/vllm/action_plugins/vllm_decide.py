@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "spark/module_utils"))
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "gpu_lease/module_utils"))
 
-from ansible.module_utils import spark_lease, spark_report  # noqa: E402
+from ansible.module_utils import spark_lease, spark_report
 
 
 class ActionModule(ActionBase):

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 # Ansible looks into a role's module_utils for modules only; on the controller Python has to be told.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "spark/module_utils"))
 
-from ansible.module_utils import spark_report  # noqa: E402
+from ansible.module_utils import spark_report
 
 DICT = {"type": "dict", "default": {}}
 

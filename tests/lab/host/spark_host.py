@@ -18,8 +18,8 @@ from contextlib import suppress
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/opt/lab")
 
-import lab_spark  # noqa: E402
-import sim_host  # noqa: E402
+import lab_spark
+import sim_host
 
 HOME = "/home/spark"
 CACHE = f"{HOME}/.cache/huggingface/hub"

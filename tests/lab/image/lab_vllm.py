@@ -10,6 +10,6 @@ sys.dont_write_bytecode = True
 sim_host.Host = lab_spark.LabSpark
 os.environ.setdefault(sim_host.ENV_CONTAINER, "lab")
 
-import sim_vllm  # noqa: E402
+import sim_vllm
 
 sys.exit(sim_vllm.main(lab_spark.FOLDER, "vllm", sys.argv[1:]))
