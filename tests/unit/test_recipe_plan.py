@@ -241,6 +241,7 @@ def test_the_memory_block(plan):
     assert made["memory"] == {
         "gpu_memory_utilization": 0.8, "gpu_memory_gb": None, "max_model_len": 32000, "max_num_seqs": 4,
         "weights_bytes": 35_000_000_000, "kv_bytes_per_token": 5120, "kv_verified": False,
+        "context_auto": False, "kv_cache_dtype": "fp8", "draft_model": None,
     }  # fmt: skip
     made = plan(
         command="vllm serve m --gpu-memory-utilization-gb 108 --max-model-len auto",

@@ -136,6 +136,12 @@ plan:
     container:
       description: Name of the container.
       type: str
+    mounts:
+      description:
+        - Folders of each Spark that the container sees, C({source, target, read_only}); one where the recipe's model
+          is a folder rather than a repository.
+      type: list
+      elements: dict
     tensor_parallel:
       description: Number of Sparks that share each layer.
       type: int
@@ -153,6 +159,8 @@ plan:
         - What it says about memory, null where it says nothing. V(gpu_memory_utilization) is a share,
           V(gpu_memory_gb) GB, V(max_model_len) tokens, V(max_num_seqs) requests, V(weights_bytes) and
           V(kv_bytes_per_token) bytes of the whole model. V(kv_verified) is true for an author's own figure.
+          V(context_auto) is true where vLLM fits the context to the memory; V(kv_cache_dtype) and V(draft_model) are
+          as its flags have them.
       type: dict
     warnings:
       description: What the recipe says that is not followed.

@@ -21,6 +21,8 @@ IMAGE = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+# A folder that docker mounts: docker splits such an argument at colons, so a path has none.
+MOUNT = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9_.=+@%-]+)+")
 MOD = re.compile(r"(?!-)[A-Za-z0-9_.+-]+(?:/[A-Za-z0-9_.+-]+)*")
 EXTRA = "VLLM_SPARK_EXTRA_DOCKER_ARGS"
 RAY = ["--distributed-executor-backend", "ray"]
@@ -84,6 +86,11 @@ def launcher_exec_args(plan, launcher, container=None, docker_args=(), environme
             argv += ["-e", f"{name}={value}"]
         else:
             extra += ["-e", f"{name}={value}"]
+    for mount in plan.get("mounts") or []:
+        for side in ("source", "target"):
+            if not isinstance(mount[side], str) or not MOUNT.fullmatch(mount[side]):
+                raise CannotCarry(f"mount {mount[side]!r}: expected a folder's whole path, without .. and colons")
+        extra += ["-v", f"{mount['source']}:{mount['target']}" + (":ro" if mount["read_only"] else "")]
     for word in docker_args:
         if not word or not CARRIED.fullmatch(word):
             raise CannotCarry(f"docker argument {word!r}: only letters, digits and _./:=,+@%- survive the launcher")

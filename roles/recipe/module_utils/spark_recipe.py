@@ -17,7 +17,7 @@ import stat
 
 import yaml
 
-from .spark_launch_args import ADDRESS, CARRIED, CONTAINER, quote
+from .spark_launch_args import ADDRESS, CARRIED, CONTAINER, MOUNT, quote
 from .spark_recipe_command import compose, needed
 from .spark_recipe_fields import Faults, Recipe, RecipeError, known_of, other_runtime, parse, say
 from .spark_recipe_memory import memory, quantization, vision
@@ -134,6 +134,7 @@ def render(recipe: Recipe, nodes, port: int, host="0.0.0.0", container="vllm_nod
             fail(f"nodes: expected an address, got {say(node['address'])}")
     used = [{"host": node["host"], "address": node["address"]} for node in nodes[:wanted]]
     mode = "solo" if wanted == 1 else "cluster"
+    mounts = _mounts(recipe.model, fail)
     launch = compose(recipe, mode, wanted, int(port), host, overrides or {}, fail)
     script = launch.script
     if script is None and not all(CARRIED.fullmatch(value) for value in recipe.env.values()):
@@ -159,6 +160,7 @@ def render(recipe: Recipe, nodes, port: int, host="0.0.0.0", container="vllm_nod
         "script": script,
         "port": int(port),
         "container": container,
+        "mounts": mounts,
         "tensor_parallel": launch.parallel[0],
         "pipeline_parallel": launch.parallel[1],
         "vision": vision(launch.flags, recipe.metadata, recipe.repo),
@@ -172,12 +174,33 @@ def render(recipe: Recipe, nodes, port: int, host="0.0.0.0", container="vllm_nod
 def digest(plan: dict) -> str:
     """sha256 over all that changes a launch, and nothing else: the same digest serves the same thing the same way."""
     keys = ("image", "mode", "env", "mods", "argv", "script", "port", "container")
+    if plan.get("mounts"):  # added later: a launch without one keeps the digest that its container carries
+        keys += ("mounts",)
     launch = {key: plan[key] for key in keys} | {"nodes": [node["address"] for node in plan["nodes"]]}
     text = json.dumps(launch, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-_PLACEMENT = ("nodes", "repo", "tensor_parallel", "pipeline_parallel", "memory")
+def _mounts(model, fail):
+    """[{source, target, read_only}] for a model that is a folder of the Sparks: the container sees it at its own path.
+
+    Such a path goes through two shells and docker's own colons, so it is refused rather than quoted.
+    """
+    if not (model or "").startswith("/"):
+        return []
+    if not MOUNT.fullmatch(model) or os.path.normpath(model) != model or ".." in model.split("/"):
+        fail(
+            "model: expected a folder's whole path of letters, digits and _./=+@%- (no space, comma, colon or ..),"
+            f" got {say(model)}"
+        )
+    if model.split("/")[1] in _NOT_MOUNTED or model in _OCCUPIED:
+        fail(f"model: expected a folder of models, got {say(model)}, which a container has itself")
+    return [{"source": model, "target": model, "read_only": True}]
+
+
+_NOT_MOUNTED = {"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr"}
+_OCCUPIED = {"/home", "/mnt", "/media", "/opt", "/root", "/srv", "/tmp", "/var", "/workspace"}
+_PLACEMENT = ("nodes", "repo", "tensor_parallel", "pipeline_parallel", "memory", "digest", "mounts")
 
 
 def listing(dirs, nodes=(), port: int = 8888) -> list[dict]:

@@ -6,6 +6,7 @@ Flag names are vLLM's own (`vllm serve --help`); metadata keys are sparkrun's (i
 
 from __future__ import annotations
 
+import json
 import re
 
 GIB = 2**30
@@ -94,15 +95,29 @@ def memory(found: dict, metadata: dict) -> dict:
         kv_width = dtype_bytes(kv) or dtype_bytes(metadata.get("kv_dtype")) or 2
         per_token = 2 * shape[0] * shape[1] * shape[2] * kv_width
 
+    length = first(found, "--max-model-len")
     return {
         "gpu_memory_utilization": number(first(found, "--gpu-memory-utilization")),
         "gpu_memory_gb": number(first(found, "--gpu-memory-utilization-gb")),
-        "max_model_len": whole(first(found, "--max-model-len"), multiples=True),
+        "max_model_len": whole(length, multiples=True),
+        "context_auto": length in ("auto", "-1"),
         "max_num_seqs": whole(first(found, "--max-num-seqs")),
         "weights_bytes": round(weights) if weights else None,
         "kv_bytes_per_token": round(per_token) if per_token else None,
         "kv_verified": bool(measured),
+        "kv_cache_dtype": first(found, "--kv-cache-dtype"),
+        "draft_model": draft(found),
     }
+
+
+def draft(found: dict) -> str | None:
+    """The repository or folder of a draft model that --speculative-config names; most methods need none."""
+    try:
+        said = json.loads(first(found, "--speculative-config") or "")
+    except (ValueError, RecursionError):
+        return None
+    model = said.get("model") if isinstance(said, dict) else None
+    return model if isinstance(model, str) and model else None
 
 
 _QUANTIZATIONS = ("nvfp4", "mxfp4", "fp8", "awq", "gptq", "autoround", "int4", "int8", "bf16")

@@ -66,6 +66,7 @@ spark:
     vllm: {models: [Qwen/Qwen3.6-35B-A3B-FP8], in_flight: 0}
     record: {plan: {model: qwen3.6-35b-a3b}, job: 20261122-080000-ab12, launched: 1795000000.0, since: 1795000090.0}
     lease: {id: 20261122-080000-ab12, holder: swap, purpose: swap to gemma, seconds_left: 84.2}
+    measured: {launches: {"sha256:1f": {estimate: 91268055040, measured: 93415538688, at: 1795000090.0}}, models: {}}
     weights: {Qwen/Qwen3.6-35B-A3B-FP8: {state: complete, bytes: 37000000000, reason: "", path: /home/spark/…}}
     clock: 1795000100.0
 """
@@ -76,6 +77,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ansible.module_utils import spark_docker, spark_host
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_lease import read as read_lease
+from ansible.module_utils.spark_measured import read_measured
 from ansible.module_utils.spark_serving import Vllm, read_record
 from ansible.module_utils.spark_weights import weights
 
@@ -103,6 +105,7 @@ def look(wanted: dict) -> dict:
             "vllm": vllm.result(),
             "record": read_record(wanted["state_dir"]),
             "lease": read_lease(wanted["state_dir"]),
+            "measured": read_measured(wanted["state_dir"]),
             "weights": dict(zip(asked, found, strict=True)),
             "clock": time.time(),
         }

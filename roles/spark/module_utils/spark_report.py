@@ -5,17 +5,10 @@
 
 from __future__ import annotations
 
+from ansible.module_utils import spark_fit, spark_measured
 from ansible.module_utils.spark_docker import LABEL_DIGEST, LABEL_MODEL
-
-GIB = 2**30
-# vLLM's own default for --gpu-memory-utilization.
-VLLM_SHARE = 0.9
-
-
-def gb(size: float) -> str:
-    """Bytes in a person's words. GB are binary here, as everywhere else on a Spark: 128 GB of memory, 122 usable."""
-    amount = size / GIB
-    return f"{amount:.0f} GB" if amount >= 10 else f"{amount:.1f} GB"
+from ansible.module_utils.spark_fit import claim as claim
+from ansible.module_utils.spark_fit import gb as gb
 
 
 def per_host(task_vars: dict, name: str) -> dict:
@@ -81,56 +74,23 @@ def serving(head: str, seen: dict) -> dict | None:
     }
 
 
-def claim(plan: dict, total: int) -> int:
-    """Bytes that vLLM wants free on a node before it starts: its share of the total, or the amount it was given."""
-    memory = plan["memory"]
-    if memory.get("gpu_memory_gb"):
-        return int(memory["gpu_memory_gb"] * GIB)
-    return int((memory.get("gpu_memory_utilization") or VLLM_SHARE) * total)
-
-
 def arithmetic(plan: dict, seen: dict) -> list[dict]:
-    """Does the plan fit each of its nodes once the present model is gone? One row a node that answered.
+    """Does the plan fit each of its nodes once the present model is gone? One row a node that answered; see spark_fit.
 
-    A row is {host, ok, total, free, held, needs, weights, message}, in bytes. Two bounds: what vLLM claims must be
-    free (it refuses to start otherwise), and a node's part of the weights, with max(10 %, 8 GB) kept for everything
-    else, must go into the claim and into the node.
+    What was measured is the head's; vLLM's parts on the other nodes are its like.
     """
-    rows = []
-    for node in plan["nodes"]:
-        found = spark(seen.get(node["host"], {}))
+    rows, name = [], spark_measured.model_of(plan)
+    head = spark(seen.get(plan["nodes"][0]["host"], {})) if plan["nodes"] else None
+    last = spark_measured.recall((head or {}).get("measured"), plan)
+    for place in plan["nodes"]:
+        found = spark(seen.get(place["host"], {}))
         if not found:
             continue
         memory = found["memory"]
-        total, held = memory["total"], memory.get("model", 0)
-        free = min(total, memory["available"] + held)
-        on_disk = (found["weights"].get(plan["repo"]) or {}).get("bytes", 0)
-        parts = max(1, plan["tensor_parallel"] * plan["pipeline_parallel"])
-        weights = (on_disk or plan["memory"].get("weights_bytes") or 0) // parts
-        reserve = max(total // 10, 8 * GIB)
-        needs = claim(plan, total)
-        row = {
-            "host": node["host"],
-            "total": total,
-            "free": free,
-            "held": held,
-            "needs": needs,
-            "weights": weights,
-        }
-        of = f"{gb(total)} on {node['host']}"
-        then = " once the present model is gone" if held else ""
-        if weights + reserve > total:
-            part = "Its weights" if parts == 1 else f"Its part of the weights (1 of {parts})"
-            text = f"{part} take {gb(weights)}, and with {gb(reserve)} kept for the rest that is more than the {of}."
-        elif weights > needs:
-            text = f"Its weights take {gb(weights)} and it may use only {gb(needs)} of the {of}."
-        elif free < needs:
-            text = f"It needs {gb(needs)} and {gb(free)} of the {of} are free{then}."
-        else:
-            text = f"It needs {gb(needs)}; {gb(free)} of the {of} are free{then}."
-            rows.append(row | {"ok": True, "message": text})
-            continue
-        rows.append(row | {"ok": False, "message": text})
+        node = {"host": place["host"], "total": memory["total"], "available": memory["available"]}
+        weights, draft = found["weights"], plan["memory"].get("draft_model")
+        node["held"] = memory.get("model", 0)
+        rows.append(spark_fit.row(plan, node, weights.get(name), weights.get(draft) if draft else None, last))
     return rows
 
 
