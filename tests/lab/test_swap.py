@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import wait_for
+from tests.support import Server, wait_for
 
 
 @pytest.mark.parametrize("shape", ["september", "january"])
@@ -22,7 +22,9 @@ def test_a_swap_serves_again_changes_nothing_and_stops(cluster, shape):
     assert cluster.run("stop_model").result["outcome"] == "unchanged"
 
 
-def test_a_model_over_two_sparks_and_back(cluster):
+@pytest.mark.parametrize("shape", ["september", "january"])
+def test_a_model_over_two_sparks_and_back(cluster, shape):
+    cluster.lab.put_launcher(shape)
     pair = cluster.swap("demo-pair")
     assert (pair.code, pair.result["outcome"]) == (0, "serving"), pair.output
     assert pair.result["serving"]["nodes"] == ["spark1", "spark2"]
@@ -38,6 +40,60 @@ def test_a_model_over_two_sparks_and_back(cluster):
     assert cluster.containers("spark2") == []
 
 
+THREE = """
+recipe_version: "1"
+name: "Demo: on three Sparks"
+model: demo/pair
+container: vllm-node
+cluster_only: true
+defaults: {port: 8888, host: 0.0.0.0, pipeline_parallel: 3, gpu_memory_utilization: 0.5}
+command: |
+  vllm serve demo/pair --served-model-name demo-three --host {host} --port {port} \
+    --pipeline-parallel-size {pipeline_parallel} --gpu-memory-utilization {gpu_memory_utilization}
+"""
+
+
+def test_a_model_over_three_sparks_and_back_to_one(cluster):
+    (cluster.lab.state / "recipes/demo-three.yaml").write_text(THREE)
+    few = cluster.swap("demo-three")
+    assert few.result["reason"] == "too_few_sparks", few.output
+    cluster.lab.use(3)
+    three = cluster.swap("demo-three")
+    assert (three.code, three.result["outcome"]) == (0, "serving"), three.output
+    assert three.result["serving"]["nodes"] == ["spark1", "spark2", "spark3"]
+    assert [cluster.containers(host) for host in cluster.lab.hosts] == [["vllm_node"]] * 3
+    assert cluster.chat("demo-three")
+    assert cluster.swap("demo-three").result["outcome"] == "unchanged"
+    back = cluster.swap("demo-small")
+    assert (back.code, back.result["outcome"]) == (0, "serving"), back.output
+    assert [cluster.containers(host) for host in cluster.lab.hosts] == [["vllm_node"], [], []]
+
+
+def test_the_web_server_swaps_rolls_back_and_stops(cluster):
+    server = Server(cluster)
+    try:
+        swapped = server.ended(server.ask("POST", "/api/swap", {"model": "demo-pair"})[1]["job_id"])
+        assert (swapped["status"], swapped["result"]["outcome"]) == ("successful", "serving"), swapped
+        assert cluster.chat("demo-pair")
+        failed = server.ended(server.ask("POST", "/api/swap", {"model": "demo-crash"})[1]["job_id"])
+        assert (failed["status"], failed["result"]["outcome"]) == ("failed", "rolled back"), failed
+        assert cluster.chat("demo-pair")
+        stopped = server.ended(server.ask("POST", "/api/stop", {})[1]["job_id"])
+        assert stopped["status"] == "successful", stopped
+        assert cluster.containers("spark1") == cluster.containers("spark2") == []
+    finally:
+        server.stop()
+
+
+def test_the_january_launcher_does_not_stop_the_next_model_as_it_ends(cluster):
+    """It stays in front of its model and stops the container's name everywhere when that has gone."""
+    cluster.lab.put_launcher("january")
+    assert cluster.swap("demo-small").code == 0
+    assert "launch-cluster.sh" in cluster.lab.root("spark1", "ps", "-eo", "args")
+    assert cluster.run("stop_model").code == 0
+    assert "launch-cluster.sh" not in cluster.lab.root("spark1", "ps", "-eo", "args")
+
+
 @pytest.mark.parametrize("shape", ["september", "january"])
 def test_a_model_that_crashes_is_replaced_by_the_old_one(cluster, shape):
     cluster.lab.put_launcher(shape)
@@ -49,17 +105,7 @@ def test_a_model_that_crashes_is_replaced_by_the_old_one(cluster, shape):
     assert cluster.swap("demo-small").result["outcome"] == "unchanged"
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        "september",
-        pytest.param(
-            "january",
-            # `docker exec` in the foreground writes to the launcher, so the container's log has nothing of the model.
-            marks=pytest.mark.xfail(strict=True, reason="the vllm role reads the container's log only"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("shape", ["september", "january"])
 def test_the_log_of_a_model_is_kept_and_shown_when_it_crashes(cluster, shape):
     cluster.lab.put_launcher(shape)
     assert cluster.swap("demo-small").code == 0

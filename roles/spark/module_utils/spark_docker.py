@@ -62,9 +62,11 @@ def image_id(name: str) -> str | None:
 def processes(name: str) -> list[dict]:
     """The processes in the container NAME: [{pid (the host's), args}]; none where it is gone."""
     done = docker("top", name, "-eo", "pid,args")
-    if done.returncode:
-        return []
-    rows = [line.split(None, 1) for line in done.stdout.decode(errors="replace").splitlines()[1:]]
+    return [] if done.returncode else _rows(done.stdout)
+
+
+def _rows(top: bytes) -> list[dict]:
+    rows = [line.split(None, 1) for line in top.decode(errors="replace").splitlines()[1:]]
     return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in rows if row]
 
 
@@ -75,6 +77,11 @@ _IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(b
 def serving_processes(name: str) -> list[dict]:
     """The container's processes that do work: a container can be Up with its server dead."""
     return [process for process in processes(name) if not _IDLE.match(process["args"])]
+
+
+def serving(top: bytes) -> list[dict]:
+    """The same, from what another host's `docker top NAME -eo pid,args` printed."""
+    return [process for process in _rows(top) if not _IDLE.match(process["args"])]
 
 
 def logs(name: str, tail: int | None = None) -> bytes:

@@ -25,7 +25,17 @@ def spark(answer: dict) -> dict | None:
 def fault(host: str, answer: dict) -> str:
     """Why a Spark did not answer, as a sentence."""
     said = " ".join(str(answer.get("msg") or "no answer").split())
-    return f"{host} does not answer: {said[:300]}" if answer.get("unreachable") else f"{host}: {said[:300]}"
+    if not answer.get("unreachable"):
+        return f"{host}: {said[:300]}"
+    # ssh puts a banner of forty @ and half a page around these two.
+    if "HOST IDENTIFICATION HAS CHANGED" in said:
+        return (
+            f"{host} shows another host key than the one that is trusted, so nothing was sent to it."
+            " If it was set up anew, run copy_ssh_key; it says how to trust the new key"
+        )
+    if "Host key verification failed" in said:
+        return f"{host} shows a host key that this machine does not trust yet; run copy_ssh_key first"
+    return f"{host} does not answer: {said[:300]}"
 
 
 def short_lived(found: dict) -> str | None:

@@ -54,7 +54,7 @@ import time
 from ansible.module_utils import spark_docker
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_launch_args import CannotCarry, LauncherCall, launcher_exec_args
-from ansible.module_utils.spark_serving import last_lines, save_text, write_record
+from ansible.module_utils.spark_serving import last_lines, launch_log, read_end, save_text, started, write_record
 
 
 class LaunchFailed(Exception):
@@ -70,11 +70,11 @@ def launch(wish: dict, call: LauncherCall, log: str) -> None:
     plan = wish["plan"]
     if call.script is not None:
         save_text(script_path(wish), call.script, 0o700)
-    now = time.time()
-    write_record(wish["state_dir"], {"plan": plan, "job": wish["job"], "launched": now, "since": None})
+    record = {"plan": plan, "job": wish["job"], "launched": time.time(), "since": None}
+    write_record(wish["state_dir"], record)
     save_text(log, b"")
     with open(log, "ab") as output:
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             [wish["launcher"]["path"], *call.argv],
             env=os.environ | call.environment | {"HF_HOME": wish["hf_home"]},
             cwd=os.path.dirname(wish["launcher"]["path"]),
@@ -83,15 +83,18 @@ def launch(wish: dict, call: LauncherCall, log: str) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if not call.detached:
+        stays = {"pid": process.pid, "started": started(process.pid)}
+        write_record(wish["state_dir"], record | {"launcher": stays})
     deadline = time.monotonic() + wish["seconds"]
-    while started.poll() is None:
+    while process.poll() is None:
         if not call.detached and spark_docker.serving_processes(wish["container"]):
             return
         if time.monotonic() > deadline:
             raise LaunchFailed(f"the launcher was still at it after {wish['seconds']:.0f} s")
         time.sleep(0.02)
-    if started.returncode:
-        raise LaunchFailed(f"the launcher gave up (exit code {started.returncode})")
+    if process.returncode:
+        raise LaunchFailed(f"the launcher gave up (exit code {process.returncode})")
     there = spark_docker.container(wish["container"])
     if not there or there["labels"].get(spark_docker.LABEL_DIGEST) != plan["digest"]:
         raise LaunchFailed("the launcher ended without bringing up the container")
@@ -127,7 +130,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     wish = module.params
-    plan, log = wish["plan"], os.path.join(wish["state_dir"], "launch", f"{wish['plan']['model']}.log")
+    plan, log = wish["plan"], launch_log(wish["state_dir"], wish["plan"]["model"])
     diff = {"before": describe(wish["before"]), "after": describe(plan)}
     labels = [f"{spark_docker.LABEL_DIGEST}={plan['digest']}", f"{spark_docker.LABEL_MODEL}={plan['model']}"]
     try:
@@ -148,19 +151,9 @@ def main() -> None:
                 raise LaunchFailed(f"a container {wish['container']} is already there; it has to be stopped first")
             launch(wish, call, log)
     except (CannotCarry, LaunchFailed, spark_docker.DockerError) as error:
-        tail = last_lines(read(log))
+        tail = last_lines(read_end(log))
         module.fail_json(msg=f"It was not launched: {error}.", reason="launch_failed", log_tail=tail)
     module.exit_json(changed=True, command=command, launch_log=log, diff=diff)
-
-
-def read(path: str) -> bytes:
-    """The file's last 64 kB, or nothing where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - 65536))
-            return file.read()
-    except OSError:
-        return b""
 
 
 if __name__ == "__main__":

@@ -58,7 +58,16 @@ from ansible.module_utils import spark_docker
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_host import memory
 from ansible.module_utils.spark_lease import renew
-from ansible.module_utils.spark_serving import Vllm, drain, drop_record, last_lines, save_text
+from ansible.module_utils.spark_serving import (
+    Vllm,
+    drain,
+    drop_record,
+    end_launcher,
+    last_lines,
+    launch_log,
+    read_end,
+    save_text,
+)
 
 
 def stop(wish: dict, there: dict) -> dict:
@@ -66,9 +75,12 @@ def stop(wish: dict, there: dict) -> dict:
     done: dict = {"model": there["labels"].get(spark_docker.LABEL_MODEL)}
     if wish["address"] and wish["port"]:
         done["in_flight"] = drain(Vllm(wish["address"], wish["port"]), wish["drain_seconds"])
-    log = spark_docker.logs(wish["container"])
+    # The January launcher stays in front of the model, whose words then are in the launcher's output on the head.
+    said = read_end(launch_log(wish["state_dir"], done["model"]), 64 << 20) if done["model"] else b""
+    log = said + spark_docker.logs(wish["container"])
     done["log_file"] = save_log(wish["state_dir"], done["model"] or wish["container"], log, wish["keep_logs"])
     done["log_tail"] = last_lines(log)
+    end_launcher(wish["state_dir"])
     # By id: another container may have taken the name since we looked.
     said = spark_docker.docker("rm", "-f", there["id"], timeout=60).stderr.decode(errors="replace")
     deadline = time.monotonic() + 10

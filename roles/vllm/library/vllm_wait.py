@@ -10,7 +10,8 @@ short_description: Wait for a launched model, one stretch at a time
 description:
   - Meant for C(until). One call watches until there is news (the phase or the percent moved, the model answers, or it
     died), at most O(hold_seconds), so that each retry is an event with the state of the load in it.
-  - Up is not ready. Ready is one real streamed token. Dead is the moment when the container or the server in it goes.
+  - Up is not ready. Ready is one real streamed token. Dead is the moment when the container or the server in it goes,
+    on any node of the plan; the head looks at the others over SSH.
   - A fault is answered as RV(problem) rather than as a failed task, because C(until) retries failures.
 attributes:
   check_mode: {support: full, description: Answers that the model would be waited for.}
@@ -60,7 +61,16 @@ import time
 from ansible.module_utils import spark_docker
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_lease import renew
-from ansible.module_utils.spark_serving import Vllm, last_lines, progress, read_record, write_record
+from ansible.module_utils.spark_serving import (
+    Vllm,
+    last_lines,
+    launch_log,
+    progress,
+    read_end,
+    read_record,
+    write_record,
+)
+from ansible.module_utils.spark_workers import Workers
 
 # A server needs a moment between the launcher's `docker exec -d` and its process being there.
 _GRACE = 5.0
@@ -75,12 +85,20 @@ class Watch:
         self.wish, self.plan = wish, wish["plan"]
         self.record = read_record(wish["state_dir"]) or {"launched": time.time(), "since": None}
         self.vllm = Vllm(wish["address"], self.plan["port"])
+        self.workers = Workers(self.plan["nodes"][1:], wish["container"])
         self.log = b""
         self.up = self.alive = False
 
     def run(self) -> dict:
         """Watch until there is news; returns what RETURN describes."""
         renew(self.wish["state_dir"], self.wish["lease"], 120)
+        try:
+            return self.watch()
+        finally:
+            self.workers.close()
+
+    def watch(self) -> dict:
+        """The same, without the lease."""
         until = time.monotonic() + self.wish["hold_seconds"]
         first = None
         next_look = 0.0
@@ -115,7 +133,9 @@ class Watch:
         name = self.wish["container"]
         passed = time.time() - self.record["launched"]
         try:
-            self.log = spark_docker.logs(name, tail=400) or self.log
+            # The January launcher stays in front of the model, whose words then go to the launcher's output.
+            said = read_end(launch_log(self.wish["state_dir"], self.plan["model"]))
+            self.log = (said + spark_docker.logs(name, tail=400)) or self.log
             there = spark_docker.container(name)
             alive = bool(there and there["running"] and spark_docker.serving_processes(name))
         except spark_docker.DockerError as error:
@@ -125,6 +145,8 @@ class Watch:
         if not alive and (self.alive or passed > _GRACE):
             return {"code": "crashed", "message": "It stopped by itself while it loaded."}
         self.alive = alive
+        if not self.up and (trouble := self.workers.trouble(passed > _GRACE)):
+            return trouble
         if self.up and self.up_for() > self.wish["answer_seconds"]:
             bound = f"{self.wish['answer_seconds']:.0f} s"
             return {"code": "not_answering", "message": f"It came up and gave no answer within {bound}."}

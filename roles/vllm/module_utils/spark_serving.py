@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import time
 
 RECORD = "serving.json"
@@ -23,9 +24,10 @@ def read_record(state_dir: str) -> dict | None:
 
 
 def write_record(state_dir: str, record: dict) -> None:
-    """Keep {plan, job, launched, since}: the whole plan, so that a rollback needs no recipe; times in epoch seconds.
+    """Keep {plan, job, launched, since, launcher}: the whole plan, so that a rollback needs no recipe.
 
-    `since` is None until the model answered.
+    Times are epoch seconds; `since` is None until the model answered. `launcher` is {pid, started} of one that stays
+    for as long as the model runs (see end_launcher), else absent.
     """
     folder = os.path.expanduser(state_dir)
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -47,6 +49,42 @@ def save_text(path: str, text: str | bytes, mode: int = 0o600) -> None:
     data = text.encode() if isinstance(text, str) else text
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(data)
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in the kernel's ticks since boot; None where there is none."""
+    try:
+        with open(f"/proc/{int(pid)}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError, TypeError):
+        return None
+
+
+def end_launcher(state_dir: str) -> None:
+    """Kill a launcher that stayed in front of its model.
+
+    Left alone it would stop whatever carries the container's name, on every node, once its model is gone: by then
+    that is the next model. Its own traps do the same on TERM, so it gets no warning.
+    """
+    launcher = (read_record(state_dir) or {}).get("launcher")
+    if isinstance(launcher, dict) and launcher.get("started") and started(launcher["pid"]) == launcher["started"]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(launcher["pid"], signal.SIGKILL)
+
+
+def launch_log(state_dir: str, model: str) -> str:
+    """Where the launcher's output for that model goes on the head."""
+    return os.path.join(os.path.expanduser(state_dir), "launch", f"{os.path.basename(model)}.log")
+
+
+def read_end(path: str, size: int = 65536) -> bytes:
+    """The file's last `size` bytes, or nothing where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - size))
+            return file.read()
+    except OSError:
+        return b""
 
 
 class Vllm:
