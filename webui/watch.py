@@ -226,10 +226,12 @@ class Cluster:
         probe = newest["probe"][0] if newest["probe"] else None
         jobs = [job for job in self.ledger.jobs() if not (job.background or job.check or job.operation == "probe")]
         running = tuple(job for job in jobs if not job.finished)
-        serving, serving_known = self._newest(newest, ("probe", "swap", "stop_model"), "serving")
-        lease, _ = self._newest(newest, ("probe", "gpu_lease", "swap", "stop_model"), "lease")
-        if lease and (lease.get("expires") or 0) <= time.time():
-            lease = None
+        serving, serving_known, _ = self._newest(newest, ("probe", "swap", "stop_model"), "serving")
+        lease, _, told = self._newest(newest, ("probe", "gpu_lease", "swap", "stop_model"), "lease")
+        if lease:
+            # `expires` is by the head's clock, which need not be ours; how long it had left is true by any clock.
+            lease = lease | {"expires": told + (lease.get("seconds_left") or 0)}
+            lease = lease if lease["expires"] > time.time() else None
         return Facts(
             at=time.time(),
             inventory=self.inventory(wait=False),
@@ -246,7 +248,7 @@ class Cluster:
 
     @staticmethod
     def _newest(newest, operations, key):
-        """(value, known) of a result's key from the newest job that carries it."""
+        """(value, known, epoch of that knowledge) of a result's key from the newest job that carries it."""
         found = None
         for operation in operations:
             pair = newest[operation]
@@ -255,7 +257,7 @@ class Cluster:
             at = pair[0].get("at") or pair[1].ended or 0
             if found is None or at > found[0]:
                 found = (at, pair[0][key])
-        return (found[1], True) if found else (None, False)
+        return (found[1], True, found[0]) if found else (None, False, 0.0)
 
     # --- watching
 

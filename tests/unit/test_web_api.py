@@ -11,8 +11,10 @@ from tests.unit.test_web_support import GB, SERVING, outcome, probe, spark, wait
 pytest_plugins = ["tests.unit.test_web_support"]
 
 
-def lease(seconds=600):
-    return {"id": "1", "holder": "nightly", "purpose": "evaluation", "expires": time.time() + seconds}
+def lease(seconds=600, ahead=0):
+    """As probe() told it 20 s ago, of a head Spark whose clock is so many seconds ahead of ours."""
+    expires = time.time() + seconds + ahead
+    return {"id": "1", "holder": "nightly", "purpose": "", "expires": expires, "seconds_left": seconds + 20}
 
 
 def jobs(project, operation):
@@ -133,6 +135,12 @@ def test_an_expired_reservation_holds_nobody_up(web_project):
     client = web_project.client()
     assert client.get("/api/swap/lock").json["lease"] is None
     assert client.post("/api/swap", json={"model": "gemma"}).status_code == 202
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_reservation_ends_when_it_does_by_any_clock(web_project, ahead):
+    web_project.lay("probe", probe(lease=lease(ahead=ahead)))
+    assert 590 <= web_project.client().get("/api/swap/lock").json["lease"]["seconds_left"] <= 600
 
 
 def test_the_lock_is_no_job(web_project):

@@ -52,7 +52,7 @@ def test_no_recipe_at_all_names_the_folder(web_project):
 def test_what_is_wrong_is_said(web_project):
     gone = spark("spark2", reachable=False, error="No route to host", memory=None, gpu=None, disk=None)
     full = spark("spark1", disk={"path": "/", "total": 4000 * GB, "free": 60 * GB})
-    lease = {"id": "1", "holder": "nightly <eval>", "purpose": "", "expires": time.time() + 600}
+    lease = {"id": "1", "holder": "nightly <eval>", "purpose": "", "expires": time.time() + 600, "seconds_left": 600}
     web_project.lay("probe", probe(sparks=[full, gone], lease=lease))
     page = text(web_project.client().get("/", headers=PAGE))
     assert "spark2 cannot be reached: No route to host." in page
