@@ -241,10 +241,17 @@ class Spark:
         self.write(
             os.path.join(folder, "vllm"), f'#!/bin/sh\nexec {python} -SE {run} "$SPARK_SIM_HOST" vllm "$@"\n', 0o755
         )
+        self.lay_hf(folder)
         self.write(os.path.join(folder, "python3"), f'#!/bin/sh\nexec {python} -SE "$@"\n', 0o755)
         for name in sorted(os.listdir(os.path.join(files, "recipes"))):
             self.copy(os.path.join(files, "recipes", name), os.path.join(self.root, "recipes", name))
         self.write(os.path.join(self.root, "demo.json"), json.dumps({"load_seconds": self.p["load_seconds"]}) + "\n")
+
+    def lay_hf(self, folder):
+        """The real `hf` in the image, where this machine has it (the project's extra `demo`)."""
+        program = os.path.join(os.path.dirname(self.p["python"]), "hf")
+        if os.access(program, os.X_OK):
+            self.write(os.path.join(folder, "hf"), f'#!/bin/sh\nexec {shell_word(program)} "$@"\n', 0o755)
 
     def lay_host(self):
         facts = {

@@ -109,12 +109,21 @@ class Container:
             folder = self.path("rootfs") if workdir else self.path("rootfs", "workspace")
         else:
             folder = self.host_path(workdir)
-        if "/" in argv[0] or shutil.which(argv[0], path=environment["PATH"]):
-            with contextlib.suppress(FileNotFoundError, PermissionError):
-                return subprocess.Popen(argv, env=environment, cwd=folder, start_new_session=True, **streams)
-        reason = "no such file or directory" if "/" in argv[0] else "executable file not found in $PATH"
-        message = f'exec failed: unable to start container process: exec: "{self.untranslate(argv[0])}": {reason}'
-        raise DockerError(f"OCI runtime exec failed: {message}: unknown", 127)
+        self.check_program(argv[0])
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            return subprocess.Popen(argv, env=environment, cwd=folder, start_new_session=True, **streams)
+        raise self.no_program(argv[0])
+
+    def check_program(self, name):
+        """Raise DockerError where the container has no such program on its PATH."""
+        if "/" not in name and not shutil.which(name, path=self.environment()["PATH"]):
+            raise self.no_program(name)
+
+    def no_program(self, name):
+        """Docker's own words for a program that is not there."""
+        reason = "no such file or directory" if "/" in name else "executable file not found in $PATH"
+        message = f'exec failed: unable to start container process: exec: "{self.untranslate(name)}": {reason}'
+        return DockerError(f"OCI runtime exec failed: {message}: unknown", 127)
 
     def boot(self):
         """Start PID 1. It ignores TERM, as PID 1 of a container does when it sets no handler."""
@@ -128,6 +137,10 @@ class Container:
                 # PID 1's folder is the container's root, which is what translate() counts on.
                 # `./program` is one of the image's working folder, which is on the PATH here.
                 command = [self.facts["cmd"][0].removeprefix("./"), *self.facts["cmd"][1:]]
+                if not self.facts["auto_remove"]:
+                    # Its parent is gone when it ends, so a shell keeps its exit code for `docker inspect`.
+                    self.check_program(command[0])
+                    command = ["/bin/sh", "-c", '"$@"; echo $? >"$0"', self.path("exit_code"), *command]
                 process = self.spawn(
                     command, workdir="/", stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                 )
@@ -187,9 +200,17 @@ class Container:
             self.remove()
         elif self.facts.get("pid"):
             self.kill_processes()
-            self.facts.update(pid=0, finished=time.time(), exit_code=137)
+            self.facts.update(pid=0, finished=time.time(), exit_code=self.exit_code())
             self.save()
             self.host.refresh_memory()
+
+    def exit_code(self):
+        """What PID 1 ended with; 137, killed, where nothing tells."""
+        try:
+            with open(self.path("exit_code")) as file:
+                return int(file.read())
+        except (FileNotFoundError, ValueError):
+            return 137
 
     def resume(self):
         """Start a container of a stopped demo again, with the programs that ran in it, and an empty log."""

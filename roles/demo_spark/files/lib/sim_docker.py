@@ -118,7 +118,7 @@ def do_run(host, arguments):
     options, rest = flags("run", arguments, RUN_VALUES, RUN_SWITCHES)
     if not rest:
         raise DockerError("docker: \"docker run\" requires at least 1 argument\n\nSee 'docker run --help'.", 1)
-    name, command = rest[0], rest[1:]
+    name, command = rest[0], [*filter(None, values(options, "--entrypoint")[-1:]), *rest[1:]]
     image = store.find_image(host, name)
     if image is None:
         print(f"Unable to find image '{store.full_name(name)}' locally", file=sys.stderr)
