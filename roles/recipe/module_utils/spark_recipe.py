@@ -47,6 +47,21 @@ def load(path) -> Recipe:
         data = _read(path)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         fail([_plainly(error)])
+    return _recipe(data, path, stem, label, known, fail)
+
+
+def from_mapping(data, name: str) -> Recipe:
+    """A recipe out of its fields, as `load` reads them from a file called `name`; raises RecipeError."""
+
+    def fail(messages, runtime=None):
+        raise RecipeError(messages, name=name, runtime=runtime)
+
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        fail(["name: expected letters, digits, dots, dashes and underscores, at most 128"])
+    return _recipe(data, "", name, name, {}, fail)
+
+
+def _recipe(data, path, stem, label, known, fail):
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         fail([f"expected a recipe, a mapping of fields, got {say(data)}"])
     known.update(known_of(data, stem))
@@ -59,6 +74,35 @@ def load(path) -> Recipe:
         fail(faults)
     render(recipe, _MANY, 8888)
     return recipe
+
+
+def write(data: dict) -> str:
+    """The YAML of a recipe's fields, which reads as the same fields; a command gets a line a flag."""
+    fields = dict(data)
+    if isinstance(fields.get("command"), str):
+        fields["command"] = _lines(fields["command"])
+    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=4096)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Plain YAML whose texts of several lines stand as such."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
+def _lines(command: str) -> str:
+    """A command with each of its flags on a line of its own; one that is more than plain words stays as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_./:=,+@%{}' -]+", command) or command.count("'") % 2:
+        return command
+    parts = re.split(r" +(?=--[a-z])", command.strip())
+    # A split inside quotes would change the command.
+    if any(part.count("'") % 2 for part in parts):
+        return command
+    return " \\\n  ".join(parts) + "\n"
 
 
 def load_all(dirs) -> list[Recipe | RecipeError]:

@@ -12,7 +12,7 @@ from .spark_launch_args import ENV_NAME, IMAGE, MOD
 from .spark_recipe_command import build, template
 from .spark_recipe_memory import count, dtype_bytes, number, whole
 
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)($|_)", re.IGNORECASE)
 _EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
 _WHOLE = ("port", "tensor_parallel", "pipeline_parallel", "data_parallel", "max_num_seqs", "max_num_batched_tokens")
@@ -84,7 +84,7 @@ def known_of(data, stem):
         "image": data.get("container"),
     }
     known = {key: " ".join(value.split()) for key, value in texts.items() if isinstance(value, str) and value}
-    for key, right in (("repo", _REPO), ("image", IMAGE)):  # a probe asks docker and the cache for them
+    for key, right in (("repo", REPO), ("image", IMAGE)):  # a probe asks docker and the cache for them
         if not right.fullmatch(known.get(key, "")):
             known.pop(key, None)
     return known
@@ -208,7 +208,7 @@ def parse(data, path, stem, label, faults):
         source=path,
         label=label,
         version=version,
-        repo=model if model and _REPO.fullmatch(model) else None,
+        repo=model if model and REPO.fullmatch(model) else None,
         model=model,
         revision=_text(data, "model_revision", faults, loose=True),
         image=(container or "").strip(),

@@ -94,7 +94,7 @@ def cache(memory: dict, entry: dict | None, tensor: int = 1, pipeline: int = 1) 
         layers = min(layers, counted) if counted else layers
         if not counted:
             notes.append("Its cache is an estimate, and at most this: which of its layers keep one is not known.")
-    elif fact(entry, "sliding_window"):
+    elif _windowed(entry):
         notes.append("Its cache is an estimate, and at most this: some of its layers keep only a window.")
     if str(memory.get("kv_cache_dtype") or "auto") == "auto" and _may_be_8_bit(entry):
         notes.append("Its cache is an estimate, and at most this: vLLM may choose 8 bit for it.")
@@ -195,6 +195,13 @@ def told(last: dict, needs: int) -> str:
     if abs(off) < GIB / 2:
         return f"{begin}, as {than} says."
     return f"{begin}, {gb(abs(off))} {'more' if off > 0 else 'less'} than {than}."
+
+
+def _windowed(entry: dict | None) -> bool:
+    """Whether some layers look back less far than the context; Qwen2.5 names a window and does not use it."""
+    window, context = fact(entry, "sliding_window"), fact(entry, "context")
+    counts = isinstance(window, int) and not isinstance(window, bool) and window > 0
+    return counts and not (context and window >= context)
 
 
 def _may_be_8_bit(entry: dict | None) -> bool:
