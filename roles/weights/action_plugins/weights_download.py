@@ -18,6 +18,8 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "spark/modu
 
 from ansible.module_utils import spark_report
 
+_SEEN = ("started", "watched", "copy_told", "copy_stopped")
+
 
 class ActionModule(ActionBase):
     """See library/weights_download.py."""
@@ -29,8 +31,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = {key: value for key, value in self._task.args.items() if key != "token"}
         if arguments.get("state") == "told":
-            answers = [spark_report.per_host(task_vars, name) for name in ("__weights_started", "__weights_watched")]
-            return {"changed": False, "result": told(arguments, *answers, bool(task_vars.get("ansible_check_mode")))}
+            seen = {name: spark_report.per_host(task_vars, f"__weights_{name}") for name in _SEEN}
+            return {"changed": False, "result": told(arguments, seen, bool(task_vars.get("ansible_check_mode")))}
         path = arguments.get("token_file")
         if path and arguments.get("state", "started") == "started":
             try:
@@ -58,8 +60,24 @@ def read_token(path: str) -> str:
     return token
 
 
-def told(wish: dict, started: dict, watched: dict, preview: bool) -> dict:
+def told(wish: dict, seen: dict, preview: bool) -> dict:
     """The result of download_weights and tidy_download_weights; the role's README describes it."""
+    result = of_download(wish, seen["started"], seen["watched"], preview)
+    stops = [line for answer in seen["copy_stopped"].values() for line in answer.get("stopped") or []]
+    if stops:
+        result["changed"] = True
+        result["message"] += " " + " ".join(f"{line[0].upper()}{line[1:]}; what came stays." for line in stops)
+    copied = (next(iter(seen["copy_told"].values()), None) or {}).get("result")
+    if not copied or not result["ok"]:
+        return result
+    result |= {"ok": copied["ok"], "changed": result["changed"] or copied["changed"], "copy": copied}
+    result |= {"reason": copied["reason"], "problems": copied["problems"], "log_tail": copied["log_tail"]}
+    result["outcome"] = result["outcome"] if copied["ok"] else "failed"
+    return result | {"message": f"{result['message']} {copied['message']}"}
+
+
+def of_download(wish: dict, started: dict, watched: dict, preview: bool) -> dict:
+    """The part of it that is the download's."""
     host, operation = wish["host"], wish.get("operation", "download_weights")
     first, last = started.get(host) or {}, watched.get(host) or {}
     last = first if last.get("skipped") or not last else last

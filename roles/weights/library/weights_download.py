@@ -26,7 +26,7 @@ options:
   repo: {type: str, required: true, description: The Hub repo, C(org/name).}
   revision: {type: str, default: main, description: A branch, tag or commit.}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
-  state_dir: {type: path, required: true, description: Where the record and, for as long as it is needed, the token are.}
+  state_dir: {type: path, required: true, description: Where the record is and, while it is needed, the token.}
   endpoint: {type: str, default: "https://huggingface.co", description: The Hub.}
   image: {type: str, default: vllm-node, description: An image on this Spark that has C(hf).}
   workers: {type: int, default: 4, description: How many files come at once; a cut costs those that had not come whole.}
