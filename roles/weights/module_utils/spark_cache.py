@@ -34,7 +34,7 @@ MOST_MISSING = 20
 MOST_TREE, MOST_INDEX = 4 << 20, 16 << 20
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<kind>\.[a-z]+)")
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+_OLDER_WEIGHTS = (".bin", ".pt", ".pth")
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|rng_state.*)\.(bin|pt|pth)")
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 _NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json", "hf_quant_config.json")
@@ -172,10 +172,13 @@ class Hub:
         entry |= {"facts": spark_facts.facts(place, files)}
         return entry
 
-    def downloading(self, folder: str, partials: dict[str, tuple[float, int]] | None = None) -> bool:
-        """Whether a download into that repo's folder is under way: a partial file's lock is held, or it just grew."""
+    def downloading(self, folder: str, partials: dict | None = None, at: str | None = None) -> bool:
+        """Whether a download into that repo's folder is under way: a partial file's lock is held, or it just grew.
+
+        `at` is where the folder is now, if it has another name.
+        """
         if partials is None:
-            partials = self._blobs(os.path.join(self.path, folder), folder, Disk())[1]
+            partials = self._blobs(at or os.path.join(self.path, folder), folder, Disk())[1]
         for etag, (changed, _) in partials.items():
             age = self.now - changed
             try:
@@ -511,7 +514,7 @@ def sets_of_weights(place: str, files: dict, tree: dict) -> tuple[list[set[str]]
 
 def is_weights(name: str) -> bool:
     """Whether a file has weights, by its name."""
-    return name.endswith(_WEIGHTS) and not _NO_WEIGHTS.fullmatch(name.rpartition("/")[2])
+    return safe(name) or (name.endswith(_OLDER_WEIGHTS) and not _NO_WEIGHTS.fullmatch(name.rpartition("/")[2]))
 
 
 def safe(name: str) -> bool:

@@ -318,7 +318,7 @@ def _parameters(told: Told) -> None:
 
 
 def _tensors(path: str) -> int | None:
-    """The elements of all tensors by a safetensors header (8 bytes of length, then JSON); None where they are packed."""
+    """All tensors' elements by a safetensors header (8 bytes of length, then JSON); None where they are packed."""
     head = read(path, 8, start=True) or b""
     size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if not 2 <= size <= 1 << 20:
