@@ -217,7 +217,8 @@ class _Suggestion:
         level = "high" if self.weights and self._token(1) else "low"
         self._flag(
             "--gpu-memory-utilization", share, self._size_source(), level,
-            f"{gb(share * total)} of a Spark's {gb(total)}, for {gb(part)} of weights, the cache for its context and some to work in.",
+            f"{gb(share * total)} of a Spark's {gb(total)}, for {gb(part)} of weights, the cache for its context and"
+            " some to work in.",
             None if self.weights else "The size of its weights is not known: this is a guess.",
         )  # fmt: skip
 

@@ -87,6 +87,10 @@ def write(data: dict) -> str:
 class _Dumper(yaml.SafeDumper):
     """Plain YAML whose texts of several lines stand as such."""
 
+    def ignore_aliases(self, data):
+        """Write everything out."""
+        return True
+
 
 _Dumper.add_representer(
     str,

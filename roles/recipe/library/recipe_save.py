@@ -1,0 +1,48 @@
+#!/usr/bin/python
+"""Documentation of the action plugin of the same name; the work is done on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: recipe_save
+short_description: Save a confirmed recipe
+description:
+  - Writes a recipe file into the first of O(recipe_dirs), in one move and with mode 0644. Its first line says that it
+    was inferred, when, from what, and the hash of what follows.
+  - Never over a file that a person wrote, or changed since; never where another folder has a recipe of that name.
+  - What is not valid is answered as RV(result) with RV(result.problems), and nothing is changed.
+  - Runs on the controller and touches no host.
+options:
+  model: {type: str, required: true, description: "Name of the model from then on, which its file gets."}
+  recipe: {type: dict, required: true, description: The fields of eugr's format, version 1.}
+  recipe_dirs: {type: list, elements: path, required: true, description: Folders with recipe files.}
+attributes:
+  action: {support: full, description: Runs on the controller.}
+  check_mode: {support: full, description: Says whether it would be written.}
+  diff_mode: {support: full, description: Shows the file before and after.}
+  idempotent: {support: full, description: The same recipe again changes nothing.}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Save the recipe
+  recipe_save:
+    model: my-finetune
+    recipe_dirs: "{{ recipe_dirs }}"
+    recipe:
+      name: My fine-tune
+      model: /srv/models/my-finetune
+      container: vllm-node
+      solo_only: true
+      command: vllm serve /srv/models/my-finetune --port {port} --host {host}
+"""
+
+RETURN = r"""
+result:
+  description: >-
+    C({operation, ok, changed, message, model, path, reason, problems}), problems being C([{field, message}]) and reason
+    V(bad_recipe), V(taken), V(not_writable) or null.
+  returned: always
+  type: dict
+"""
