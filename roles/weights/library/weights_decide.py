@@ -1,0 +1,57 @@
+#!/usr/bin/python
+"""Documentation of the action plugin weights_decide."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: weights_decide
+short_description: Decide whether a model may be deleted, and tell what came of it
+description:
+  - Runs on the controller over what every host registered as C(spark_seen) (M(spark_probe)) and C(__weights_looked)
+    (M(weights_delete) in check mode). With O(decision) it tells the result, from C(__weights_deleted).
+  - One Spark's refusal is everybody's, so that nothing is deleted anywhere before all agree.
+attributes:
+  check_mode: {support: full, description: It only computes.}
+  diff_mode: {support: none, description: It changes nothing.}
+  idempotent: {support: full, description: It changes nothing.}
+options:
+  repo: {type: str, description: The Hub repo as C(org/name).}
+  path: {type: str, description: The absolute path of a local model.}
+  hosts: {type: list, elements: str, required: true, description: The Sparks to delete it from.}
+  sparks: {type: list, elements: str, required: true, description: All Sparks.}
+  head: {type: str, required: true, description: The head Spark.}
+  recipes: {type: list, elements: dict, default: [], description: What M(recipe_plan) read without a model.}
+  recipe_dirs:
+    type: list
+    elements: str
+    default: []
+    description: Folders with recipes; those that were inferred are in the first.
+  decision: {type: dict, description: What was decided.}
+  card_removed: {type: bool, default: false, description: Whether the inferred recipe was removed.}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Decide
+  weights_decide:
+    repo: Qwen/Qwen3.6-35B-A3B-FP8
+    hosts: [spark1]
+    sparks: [spark1, spark2]
+    head: spark1
+  run_once: true
+  register: decided
+"""
+
+RETURN = r"""
+decision:
+  description: Where it goes, or why not.
+  returned: without O(decision)
+  type: dict
+  sample: {title: Qwen/Qwen3.6-35B-A3B-FP8, repo: Qwen/Qwen3.6-35B-A3B-FP8, problems: [], hosts: [spark1],
+           asked: [spark1], bytes: {spark1: 37460004864}, elsewhere: [], card: null, card_kept: false}
+result:
+  description: The result of delete_weights; its keys are in the role's README.
+  returned: with O(decision)
+  type: dict
+"""
