@@ -26,6 +26,11 @@ options:
   seconds: {type: float, default: 180, description: How long the launcher may take to bring the containers up.}
   job: {type: str, description: The job that launches it.}
   before: {type: dict, description: The plan of what served before, for the diff.}
+  local_model_dirs:
+    type: list
+    elements: path
+    default: []
+    description: Folders of local models. A plan's mounts must lie in one of them, links resolved.
 author: [Spark Control]
 """
 
@@ -105,12 +110,26 @@ def script_path(wish: dict) -> str:
     return os.path.join(wish["state_dir"], "launch", f"{wish['plan']['model']}.sh")
 
 
+def check_mounts(plan: dict, folders: list[str]) -> None:
+    """Raise LaunchFailed where a plan would mount anything but a folder of local models; docker would make an empty
+    one where there is none."""
+    homes = [os.path.realpath(os.path.expanduser(folder)).rstrip("/") + "/" for folder in folders]
+    for mount in plan.get("mounts") or []:
+        real = os.path.realpath(mount["source"])
+        if not os.path.isdir(real):
+            raise LaunchFailed(f"the model's folder {mount['source']} is not on this Spark")
+        if not any(real.startswith(home) for home in homes):
+            raise LaunchFailed(f"{mount['source']} lies in no folder of local models (local_model_dirs)")
+
+
 def describe(plan: dict | None) -> str:
     """A plan as lines for the diff: what would run, where, with which environment."""
     if not plan:
         return ""
     shown = {key: plan[key] for key in ("model", "image", "mode", "env", "mods", "port")}
     shown |= {"nodes": [node["host"] for node in plan["nodes"]], "command": plan["argv"] or plan["script"]}
+    if plan.get("mounts"):
+        shown["mounts"] = [f"{mount['source']}, read-only" for mount in plan["mounts"]]
     return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -126,6 +145,7 @@ def main() -> None:
             "seconds": {"type": "float", "default": 180},
             "job": {"type": "str"},
             "before": {"type": "dict"},
+            "local_model_dirs": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -134,6 +154,7 @@ def main() -> None:
     diff = {"before": describe(wish["before"]), "after": describe(plan)}
     labels = [f"{spark_docker.LABEL_DIGEST}={plan['digest']}", f"{spark_docker.LABEL_MODEL}={plan['model']}"]
     try:
+        check_mounts(plan, wish["local_model_dirs"])
         call = launcher_exec_args(
             plan,
             wish["launcher"],
