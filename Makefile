@@ -22,13 +22,18 @@ $(VENV)/ready-test: $(VENV)/ready
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
+$(VENV)/ready-demo: $(VENV)/ready-demo
+	@echo "Installing what the demo needs …"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
 install: $(VENV)/ready
 
-demo: $(VENV)/ready
+demo: $(VENV)/ready-demo
 	@PORT=$(PORT) DEMO_LOAD_SECONDS=$(DEMO_LOAD_SECONDS) exec roles/demo_spark/files/demo.sh
 
 test: $(VENV)/ready-test
-	@tests/need-debian.sh chromium
+	@tests/need-debian.sh chromium rsync
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
 
 # A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.

@@ -79,6 +79,11 @@ options:
         description: The model's demo.json, C(load_seconds) and C(behaviour).
         type: dict
         default: {}
+  hub:
+    description: >-
+      A local Hugging Face Hub, run beside this host, with C(port), C(rate) (bytes a second), C(address) and C(models),
+      which are as in O(models) and may be C(gated).
+    type: dict
   images:
     description: The container images, each with C(id), C(tags), C(created) (epoch) and C(size) (bytes).
     type: list
@@ -129,7 +134,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import struct
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -170,7 +177,9 @@ class Spark:
             self.lay_shared()
         self.lay_host()
         self.lay_models()
+        self.lay_hub()
         self.start()
+        self.start_hub()
 
     def stopped(self):
         """End every process of this host. What ran is kept in the containers' folders for the next start."""
@@ -304,27 +313,13 @@ class Spark:
         snapshot = os.path.join(folder, "snapshots", revision)
         self.write(os.path.join(folder, "refs", "main"), revision)
         names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {f"model.layers.{number}.weight": name for number, name in enumerate(names)},
-        }
-        texts = {
-            "config.json": model["config"],
-            "generation_config.json": {"transformers_version": "5.0.0"},
-            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
-            "tokenizer.json": {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}},
-            "model.safetensors.index.json": index,
-        }
-        for name, value in texts.items():
-            text = json.dumps(value, indent=2) + "\n"
+        texts = self.texts(model, names)
+        for name, text in texts.items():
             etag = hashlib.sha1(text.encode()).hexdigest()
             self.write(os.path.join(folder, "blobs", etag), text)
             self.link(os.path.join(snapshot, name), f"../../blobs/{etag}")
         if not os.path.exists(os.path.join(snapshot, "demo.json")):  # a test's own is left
-            self.write(
-                os.path.join(snapshot, "demo.json"),
-                json.dumps({"load_seconds": None, "behaviour": "ok", **model["demo"]}) + "\n",
-            )
+            self.write(os.path.join(snapshot, "demo.json"), behaviour(model))
         state = model["state"]
         present = {"complete": names, "metadata": []}.get(state, names[:-1])
         for name in present:
@@ -334,6 +329,34 @@ class Spark:
         if state == "downloading":
             etag = hashlib.sha256(f"{repo}/{names[-1]}".encode()).hexdigest()
             self.sparse(os.path.join(folder, "blobs", f"{etag}.0a1b2c3d.incomplete"), int(total // count * 0.6))
+
+    def texts(self, model, names):
+        """A model's small files: {name: text}."""
+        index = {
+            "metadata": {"total_size": model["bytes"]},
+            "weight_map": {f"model.layers.{number}.weight": name for number, name in enumerate(names)},
+        }
+        texts = {
+            "config.json": model["config"],
+            "generation_config.json": {"transformers_version": "5.0.0"},
+            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+            "tokenizer.json": {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}},
+            "model.safetensors.index.json": index,
+        }
+        return {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()}
+
+    def lay_hub(self):
+        """The local Hub's repos: small files and sparse shards, each with a content of its own."""
+        for model in (self.p["hub"] or {}).get("models", []):
+            folder = os.path.join(self.root, "hub", model["repo"])
+            count = model.get("shards", 2)
+            names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+            for name, text in self.texts(model, names).items():
+                self.write(os.path.join(folder, name), text)
+            self.write(os.path.join(folder, "demo.json"), behaviour(model))
+            self.write(os.path.join(folder, ".hub.json"), json.dumps({"gated": bool(model.get("gated"))}) + "\n")
+            for name in names:
+                self.sparse(os.path.join(folder, name), model["bytes"] // count, name)
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -359,6 +382,31 @@ class Spark:
             hostd.start(host, self.p["python"])
             self.note("started its daemon")
         host.refresh_memory()
+
+    def start_hub(self):
+        """Run the local Hub as a process of this host, so that it ends with it."""
+        wish = self.p["hub"]
+        if not wish or listens(wish["address"], wish["port"]):
+            return
+        self.note(f"started the hub at http://{wish['address']}:{wish['port']}")
+        if self.check:
+            return
+        command = [self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, "hub"]
+        command += ["--host", wish["address"], "--port", str(wish["port"]), "--rate", str(wish["rate"])]
+        subprocess.Popen(
+            [*command, "--root", os.path.join(self.root, "hub")],
+            env={"PATH": "/usr/bin:/bin", "SPARK_SIM_HOST": self.folder, "SPARK_SIM_ROOT": self.root},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 10
+        while not listens(wish["address"], wish["port"]):
+            if time.monotonic() > deadline:
+                self.module.fail_json(msg=f"The local hub does not listen on {wish['address']}:{wish['port']}.")
+            time.sleep(0.02)
 
     def programs(self):
         """The programs' own modules, so that starting and stopping is what `docker` itself does."""
@@ -417,8 +465,8 @@ class Spark:
             os.unlink(path)
         os.symlink(target, path)
 
-    def sparse(self, path, size):
-        """A safetensors file of `size` bytes: a header without tensors, and a hole."""
+    def sparse(self, path, size, name=None):
+        """A safetensors file of `size` bytes: a header without tensors but perhaps with a name, and a hole."""
         if os.path.exists(path) and os.path.getsize(path) == size:
             return
         self.note(f"laid {path}")
@@ -426,7 +474,8 @@ class Spark:
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
-            file.write(struct.pack("<Q", 8) + b"{}      ")
+            header = json.dumps({"__metadata__": {"name": name}} if name else {}).encode().ljust(8)
+            file.write(struct.pack("<Q", len(header)) + header)
             file.truncate(size)
 
 
@@ -443,6 +492,18 @@ class Lock:
     def __exit__(self, *_):
         if self.file:
             self.file.close()
+
+
+def behaviour(model):
+    """A model's demo.json."""
+    return json.dumps({"load_seconds": None, "behaviour": "ok", **(model.get("demo") or {})}) + "\n"
+
+
+def listens(address, port):
+    """Does anything accept connections there?"""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((address, int(port))) == 0
 
 
 def shell_word(text):
@@ -469,6 +530,7 @@ def main():
             "launcher": {"type": "str", "choices": ["september", "january"], "default": "september"},
             "load_seconds": {"type": "float", "default": 6},
             "models": {"type": "list", "elements": "dict", "options": model, "default": []},
+            "hub": {"type": "dict"},
             "images": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,

@@ -55,7 +55,7 @@ def read_token(path: str) -> str:
             raise ValueError(f"others can read it (its mode is {found.st_mode & 0o777:04o}); chmod 600 it")
         token = file.read(4096).decode("ascii", "replace").strip()
     # The Hub's tokens are hf_…; what else this machine keeps secret, a private key say, is not sent anywhere.
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{8,2048}", token):
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{6,2048}", token):
         raise ValueError("it does not hold a token, alone and on one line")
     return token
 

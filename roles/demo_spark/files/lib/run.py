@@ -16,6 +16,7 @@ PROGRAMS = {
     "scp": "sim_ssh",
     "vllm": "sim_vllm",
     "hostd": "sim_hostd",
+    "hub": "sim_hub",
 }
 
 if __name__ == "__main__":
