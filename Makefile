@@ -22,7 +22,7 @@ $(VENV)/ready-test: $(VENV)/ready
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-$(VENV)/ready-demo: $(VENV)/ready-demo
+$(VENV)/ready-demo: $(VENV)/ready
 	@echo "Installing what the demo needs …"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
