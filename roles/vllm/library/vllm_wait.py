@@ -29,6 +29,7 @@ options:
     description: The longest that a model whose server is up may take to stream its first token.
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
   lease: {type: str, description: The id of our lease, renewed by each call.}
+  meminfo: {type: path, default: /proc/meminfo, description: A file in the format of /proc/meminfo.}
 author: [Spark Control]
 """
 
@@ -56,11 +57,14 @@ problem: {description: What went wrong., returned: when something did, type: dic
 log_tail: {description: The last lines of its log., returned: when something went wrong, type: list}
 """
 
+import contextlib
 import time
 
-from ansible.module_utils import spark_docker
+from ansible.module_utils import spark_docker, spark_host
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.spark_fit import claim
 from ansible.module_utils.spark_lease import renew
+from ansible.module_utils.spark_measured import keep_measured
 from ansible.module_utils.spark_serving import (
     Vllm,
     last_lines,
@@ -175,9 +179,20 @@ class Watch:
         since = self.record["since"] = self.record["since"] or time.time()
         if "plan" in self.record:
             write_record(self.wish["state_dir"], self.record)
+        self.measure()
         passed = round(since - self.record["launched"], 1)
         done = {"ready": True, "phase": "answering", "percent": 100, "seconds": passed, "since": since}
         return done | {"message": f"answering after {passed:.0f} s"}
+
+    def measure(self) -> None:
+        """Keep what it holds here beside its estimate, for the next one; that this fails is no fault of the model's."""
+        wish = self.wish
+        with contextlib.suppress(OSError, KeyError, ValueError, spark_docker.DockerError):
+            pids = {process["pid"] for process in spark_docker.serving_processes(wish["container"])}
+            held = sum(size for pid, size in spark_host.gpu_memory_by_pid().items() if pid in pids)
+            estimate = claim(self.plan, spark_host.memory(wish["meminfo"])["total"])
+            if held:
+                keep_measured(wish["state_dir"], self.plan, estimate, held)
 
 
 def main() -> None:
@@ -192,6 +207,7 @@ def main() -> None:
             "answer_seconds": {"type": "float", "default": 120},
             "hold_seconds": {"type": "float", "default": 10},
             "lease": {"type": "str"},
+            "meminfo": {"type": "path", "default": "/proc/meminfo"},
         },
         supports_check_mode=True,
     )
