@@ -150,6 +150,11 @@ def test_a_dense_model_has_no_backend_for_experts():
     assert flag(suggest(quantization="nvfp4"), "--moe-backend") is None
 
 
+def test_a_name_may_tell_that_there_are_experts():
+    made = suggest("nvidia/Gemma-4-26B-A4B-NVFP4", model_type="gemma4", quantization="nvfp4")
+    assert value(made, "--moe-backend") == "marlin"
+
+
 def test_quantisation_is_left_to_vllm_with_a_reason():
     made = suggest(quantization="fp8")
     left = next(row for row in made["left_out"] if row["flag"] == "--quantization")

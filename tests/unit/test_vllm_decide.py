@@ -109,6 +109,28 @@ def test_memory_shows_both_sides():
     assert not decision["changes"]
 
 
+def test_an_estimate_that_is_none_too_sure_warns_and_lets_it_go_ahead():
+    seen = answer()
+    shape = {"layers": 40, "kv_heads": 8, "head_dim": 128, "context": 131072, "mla": True}
+    seen["spark"]["weights"]["org/gemma"]["facts"] = {name: {"value": value} for name, value in shape.items()}
+    decision = decided(plan(), {"spark1": seen})
+    assert decision["changes"]
+    text = "Its cache is an estimate: latent attention, whose size its configuration does not give."
+    assert decision["warnings"] == [text]
+    del seen["spark"]["weights"]["org/gemma"]["facts"]["mla"]["value"]
+    assert decided(plan(), {"spark1": seen})["warnings"] == []
+
+
+def test_one_request_that_cannot_fit_stops_the_swap():
+    seen = answer(plan("old"), available=20, held=90, size=60)
+    shape = {"layers": 80, "kv_heads": 8, "head_dim": 128, "context": 262144}
+    seen["spark"]["weights"]["org/gemma"]["facts"] = {name: {"value": value} for name, value in shape.items()}
+    decision = decided(plan(share=0.8), {"spark1": seen})
+    assert decision["reason"] == "memory"
+    assert not decision["changes"]
+    assert "one request of 262,144 tokens 80 GB" in told(plan(), decision)["message"]
+
+
 def test_memory_that_the_present_model_holds_comes_back():
     seen = {"spark1": answer(plan("old"), available=10, held=100)}
     assert decided(plan(), seen)["changes"]

@@ -259,7 +259,8 @@ class _Suggestion:
     def _model(self):
         """The flags that follow from the model's kind."""
         self._quantization()
-        if fact(self.entry, "experts") or "moe" in self.text_of:
+        # Names such as 26B-A4B tell the active parameters of a model with experts.
+        if fact(self.entry, "experts") or "moe" in self.text_of or re.search(r"\d+b-a\d+(\.\d+)?b", self.label):
             self._moe()
         self._tools()
         self._thinking()

@@ -108,9 +108,9 @@ def row(plan: dict, node: dict, entry: dict | None = None, draft: dict | None = 
 
     node: {host, total, available, held}: `held` is what the present model gives back. entry, draft: scan entries of
     the model and of its draft model. last: what `recall` found. Returns {host, ok, total, free, held, needs, weights,
-    kv, kv_one, room, context, sequences, together, reserve, verified, notes, measured, message}: kv is the cache for
-    `sequences` requests of the full `context`, kv_one that of one, room what is left for it, together how many
-    fit into that at once; None where not known.
+    kv, kv_one, room, context, sequences, together, reserve, verified, estimate, notes, measured, message}: kv is the
+    cache for `sequences` requests of the full `context`, kv_one that of one, room what is left for it, together how
+    many fit into that at once, None where not known; estimate, the sentences of `notes` that say why it is one.
     """
     memory, total, held = plan["memory"], node["total"], node["held"]
     tensor, pipeline = max(1, plan["tensor_parallel"]), max(1, plan["pipeline_parallel"])
@@ -129,14 +129,15 @@ def row(plan: dict, node: dict, entry: dict | None = None, draft: dict | None = 
         "sequences": sequences, "together": room // one if one else None, "reserve": kept,
         "verified": bool(token["verified"] and weights and one), "measured": last,
     }  # fmt: skip
-    refused = _refusal(found, token, parts, weights)
-    notes = _notes(found, token, memory, drafted, refused)
+    refused = _refusal(found, token, parts)
+    doubt = _doubt(found, token)
+    notes = [*doubt, *_notes(found, memory, drafted, refused)]
     then = " once the present model is gone" if held else ""
     fits = f"It needs {gb(needs)}; {gb(free)} of the {gb(total)} on {node['host']} are free{then}."
-    return found | {"ok": refused is None, "message": refused or fits, "notes": notes}
+    return found | {"ok": refused is None, "message": refused or fits, "estimate": doubt, "notes": notes}
 
 
-def _refusal(found: dict, token: dict, parts: int, model: int) -> str | None:
+def _refusal(found: dict, token: dict, parts: int) -> str | None:
     """Why a node cannot take it, as a sentence or two; None where it can."""
     weights, needs, total, room, one = (found[key] for key in ("weights", "needs", "total", "room", "kv_one"))
     of = f"{gb(total)} on {found['host']}"
@@ -159,15 +160,21 @@ def _refusal(found: dict, token: dict, parts: int, model: int) -> str | None:
     return None
 
 
-def _notes(found: dict, token: dict, memory: dict, drafted: int, refused: str | None) -> list[str]:
-    """What a person should know of the sum although it stops nothing, as sentences."""
-    notes, one, last = list(token["notes"]), found["kv_one"], found["measured"]
+def _doubt(found: dict, token: dict) -> list[str]:
+    """Why the cache's size is an estimate, as sentences, and what it means where that is too much."""
+    one, doubt = found["kv_one"], list(token["notes"])
     if one is not None and one > found["room"] and not found["verified"]:
-        notes.append(
+        doubt.append(
             f"By that estimate one request of {found['context']:,} tokens takes {gb(one)} and {gb(found['room'])} are"
             " left for it: it may refuse to start."
         )
-    elif one is not None and refused is None:
+    return doubt
+
+
+def _notes(found: dict, memory: dict, drafted: int, refused: str | None) -> list[str]:
+    """What a person should know of the sum although it stops nothing, as sentences."""
+    notes, one, last = [], found["kv_one"], found["measured"]
+    if one is not None and refused is None and (one <= found["room"] or found["verified"]):
         together = found["together"]
         several = f"{together:,} such requests fit" if together != 1 else "one such request fits"
         text = f"A request of {found['context']:,} tokens takes {gb(one)}; {several} at once."

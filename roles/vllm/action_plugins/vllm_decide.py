@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "spark/module_utils"))
 ansible.module_utils.__path__.append(str(Path(__file__).parents[2] / "gpu_lease/module_utils"))
 
-from ansible.module_utils import spark_lease, spark_report
+from ansible.module_utils import spark_lease, spark_measured, spark_report
 
 
 class ActionModule(ActionBase):
@@ -63,7 +63,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
         "unchanged": not problems and not changes,
         "reason": problems[0]["code"] if problems else None,
         "problems": problems,
-        "warnings": warnings(seen, sparks, now, problems),
+        "warnings": warnings(seen, sparks, now, problems) + unverified(rows),
         "arithmetic": rows,
         "previous": now,
         "stops": [{"model": now["model"], "title": now["title"], "hosts": holders, "in_flight": in_flight}]
@@ -135,7 +135,7 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
         ids[host] = there["images"].get(plan["image"])
         if not ids[host]:
             found.append(problem(host, "image_missing", f"The image {plan['image']} is not on {host}."))
-        weights = there["weights"].get(plan["repo"])
+        weights = there["weights"].get(spark_measured.model_of(plan))
         if weights and weights["state"] != "complete":
             text = f"The weights of {plan['title']} are not complete on {host}: {weights['reason']}."
             found.append(problem(host, "weights_missing", text))
@@ -160,6 +160,12 @@ def warnings(seen: dict, sparks: dict, now: dict | None, problems: list[dict]) -
     if now and now["plan"] is None:
         said.append(f"{now['title']} was not started from here; if the swap fails it cannot be put back.")
     return said
+
+
+def unverified(rows: list[dict]) -> list[str]:
+    """What makes the sum of a launch that goes ahead an estimate; the Sparks of one launch have it in common."""
+    open_rows = [row for row in rows if row["ok"] and row["kv_one"] is not None and not row["verified"]]
+    return list(dict.fromkeys(note for row in open_rows for note in row["estimate"]))
 
 
 def problem(host: str, code: str, message: str) -> dict:
