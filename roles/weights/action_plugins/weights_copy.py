@@ -54,7 +54,10 @@ class ActionModule(ActionBase):
             given["manifest"] = plan["manifest"] | {"files": rows}
         else:
             given["peers"] = [peer for host, peer in peers.items() if host != here]
-        return self._execute_module(module_args=given, task_vars=task_vars)
+        answer = self._execute_module(module_args=given, task_vars=task_vars)
+        if wish["state"] == "started" and answer.get("changed"):
+            answer["diff"] = listed(given["copies"], plan["manifest"])
+        return answer
 
 
 def peers_of(task_vars: dict) -> dict[str, dict]:
@@ -69,13 +72,20 @@ def peers_of(task_vars: dict) -> dict[str, dict]:
 
 
 def planned(wish: dict, answers: dict, peers: dict) -> dict:
-    """{changed, plan, diff, problem}: see RETURN in library/weights_copy.py."""
+    """{changed, plan, problem}: see RETURN in library/weights_copy.py."""
     try:
         plan = Plan(wish, answers, peers).plan()
     except Trouble as trouble:
         return {"changed": False, "plan": {}, "problem": trouble.problem(), "message": str(trouble)}
-    lines = [f"{copy['to']}: {path}\n" for copy in plan["copies"] for path in copy["paths"]]
-    return {"changed": False, "plan": plan, "diff": {"before": "", "after": "".join(lines)}, "message": "decided"}
+    return {"changed": False, "plan": plan, "message": "decided"}
+
+
+def listed(copies: list[dict], manifest: dict) -> dict:
+    """The diff of what is sent, by the names that the files have in the model."""
+    names = {link["to"]: link["path"].split("/", 2)[-1] for link in manifest["links"] if manifest["kind"] == "cache"}
+    sizes = {row["path"]: amount(row["size"]) for row in manifest["files"]}
+    rows = [f"{copy['to']}: {names.get(path, path)} ({sizes[path]})\n" for copy in copies for path in copy["paths"]]
+    return {"before": "", "after": "".join(rows)}
 
 
 class Plan:
