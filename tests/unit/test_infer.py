@@ -172,10 +172,31 @@ def test_solo_or_cluster_by_size():
     assert all(row["ok"] for row in pair["fit"])
     four = spark_infer.suggest(entry(weights=372), sparks(2))
     assert four["recipe"] is None
-    assert four["reason"] == "Its weights take 372 GB: it needs 4 Sparks, and there are 2 Sparks."
+    assert four["reason"] == "Its weights take 372 GB: it needs 4 Sparks, and there are 2."
     assert suggest(weights=372, there=sparks(5))["nodes"] == 4
     alone = spark_infer.suggest(entry(weights=112), sparks(1))
-    assert "it needs 2 Sparks, and there are 1 Spark." in alone["reason"]
+    assert "it needs 2 Sparks, and there is one." in alone["reason"]
+
+
+def test_a_person_may_choose_the_number_of_sparks():
+    two = spark_infer.suggest(entry(weights=20), sparks(2), nodes=2)
+    assert (two["mode"], value(two, "--tensor-parallel-size")) == ("cluster", "2")
+    one = spark_infer.suggest(entry(weights=112), sparks(2), nodes=1)
+    assert (one["recipe"], one["reason"]) == (None, "Its weights take 112 GB: it needs 2 Sparks.")
+    assert "3 were asked for" in spark_infer.suggest(entry(), sparks(4), nodes=3)["reason"]
+
+
+def test_a_flag_is_taken_out_by_its_words_and_changed_in_the_defaults():
+    made = suggest(model_type="qwen3_moe", experts=8, vision=True)
+    recipe = made["recipe"]
+    for row in made["flags"]:
+        assert f" {row['words']}" in recipe["command"]
+    less = recipe | {"command": recipe["command"].replace(f" {flag(made, '--moe-backend')['words']}", "")}
+    less["defaults"] = recipe["defaults"] | {"max_model_len": 8192}
+    less["defaults"].pop("moe_backend")
+    plan = render(made | {"text": spark_recipe_file.compose("x", less)})
+    assert "--moe-backend" not in plan["argv"]
+    assert plan["memory"]["max_model_len"] == 8192
 
 
 def test_the_context_is_what_fits_and_says_so():

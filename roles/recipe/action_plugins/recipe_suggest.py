@@ -24,6 +24,7 @@ ARGUMENTS = {
     "sparks": {"type": "list", "elements": "dict", "default": []},
     "recipe_dirs": {"type": "list", "elements": "path", "default": []},
     "port": {"type": "int", "default": 8888},
+    "nodes": {"type": "int"},
 }
 
 
@@ -38,15 +39,17 @@ class ActionModule(ActionBase):
         """One suggestion an entry, each with a name of its own."""
         super().run(tmp, task_vars)
         _validation, given = self.validate_argument_spec(argument_spec=ARGUMENTS)
-        suggestions = suggest_all(given["entries"], given["sparks"], given["recipe_dirs"], given["port"])
+        suggestions = suggest_all(
+            given["entries"], given["sparks"], given["recipe_dirs"], given["port"], given["nodes"]
+        )
         return {"changed": False, "suggestions": suggestions}
 
 
-def suggest_all(entries: list[dict], sparks: list[dict], dirs: list[str], port: int = 8888) -> list[dict]:
+def suggest_all(entries, sparks, dirs, port=8888, nodes=None) -> list[dict]:
     """The suggestions in the entries' order; no two have one name, and none has that of a recipe."""
     taken = {item.name for item in spark_recipe.load_all(dirs)}
     suggestions = []
     for entry in entries:
-        suggestions.append(spark_infer.suggest(entry, sparks, taken, port))
+        suggestions.append(spark_infer.suggest(entry, sparks, taken, port, nodes))
         taken.add(suggestions[-1]["name"])
     return suggestions

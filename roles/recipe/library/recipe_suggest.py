@@ -24,6 +24,7 @@ options:
     default: []
     description: Folders with recipe files, whose names are taken.
   port: {type: int, default: 8888, description: Port that every model is served on.}
+  nodes: {type: int, description: "On how many Sparks, 1, 2, 4 or 8; without it the fewest that do."}
 attributes:
   action: {support: full, description: Runs on the controller.}
   check_mode: {support: full, description: It only computes.}
@@ -47,8 +48,9 @@ suggestions:
   description:
     - One a model, in order, C({name, title, repo, path, mode, nodes, confidence, flags, left_out, env, warnings,
       reason, recipe, text, fit}). Without a suggestion C(recipe) is null and C(reason) says why.
-    - C(flags) and C(left_out) are C([{flag, value, source, reason, confidence, warning}]); source is C({file, key}) or
-      null, value null for a flag without one, confidence V(high), V(medium) or V(low).
+    - C(flags) and C(left_out) are C([{flag, value, source, reason, confidence, warning, words}]); source is C({file,
+      key}) or null, value null for a flag without one, confidence V(high), V(medium) or V(low), words the
+      flag's part of the recipe's command, whose value stands in its defaults.
     - C(recipe) is what M(recipe_save) takes, C(text) its YAML, C(fit) the sum for each Spark.
   returned: always
   type: list

@@ -17,6 +17,7 @@ from .spark_fit import GIB, WORKING, fact, gb
 from .spark_launch_args import MOUNT
 from .spark_recipe_fields import REPO, RecipeError
 from .spark_recipe_memory import dtype_bytes
+from .spark_recipe_shell import plain
 
 IMAGE = "vllm-node"
 # Tokens: with less than the first, two Sparks are better than one where they are there; with less than the second it is
@@ -34,15 +35,18 @@ _BESIDES = 2 * WORKING
 _CAP = 0.9
 
 
-def suggest(entry: dict, sparks: list[dict], taken=(), port: int = 8888) -> dict:
+def suggest(entry: dict, sparks: list[dict], taken=(), port: int = 8888, nodes: int | None = None) -> dict:
     """A suggestion for one model of a scan, on Sparks whose first is the head.
 
-    sparks: [{host, total, available, held}] in bytes. taken: names of recipes that there are. Returns {name, title,
+    sparks: [{host, total, available, held}] in bytes. taken: names of recipes that there are. nodes: on how many Sparks
+    (1, 2, 4 or 8) where a person chose; without it the fewest that do. Returns {name, title,
     repo, path, mode, nodes, confidence, flags, left_out, env, warnings, reason, recipe, text, fit}: without a
     suggestion `recipe` and `text` are None and `reason` says why. A flag is {flag, value (None: it has none), source
-    {file, key} or None, reason, confidence, warning}; left_out has what was decided against, in the same shape.
+    {file, key} or None, reason, confidence, warning, words}, words being its part of the recipe's `command` (take that
+    text out and the flag is gone), its value under the flag's name in `defaults`; left_out has what was decided
+    against, in the same shape.
     """
-    return _Suggestion(entry if isinstance(entry, dict) else {}, sparks, taken, port).made()
+    return _Suggestion(entry if isinstance(entry, dict) else {}, sparks, taken, port, nodes).made()
 
 
 class _Nothing(Exception):
@@ -50,15 +54,14 @@ class _Nothing(Exception):
 
 
 class _Suggestion:
-    def __init__(self, entry, sparks, taken, port):
-        self.entry, self.port = entry, port
+    def __init__(self, entry, sparks, taken, port, wanted):
+        self.entry, self.port, self.wanted = entry, port, wanted
         self.sparks = [spark for spark in sparks if spark.get("total")]
         self.repo = entry.get("repo") if entry.get("kind") != "local" else None
         self.path = entry.get("name") if entry.get("kind") == "local" else None
         self.title = _title(entry)
         self.name = _stem(self.title, taken)
         self.flags, self.left_out, self.warnings, self.defaults = [], [], [], {}
-        self.extra = []  # the command's words after those that every recipe has
         self.text_of = " ".join(str(fact(entry, key) or "") for key in ("model_type", "architecture")).lower()
         label = (entry.get("repo") or entry.get("name") or "") if isinstance(entry.get("name"), str) else ""
         self.label = str(label).rstrip("/").rsplit("/", 1)[-1].lower()
@@ -133,14 +136,16 @@ class _Suggestion:
         sparks = self.sparks or [{"host": "a Spark", "total": 121 * GIB, "available": 115 * GIB, "held": 0}]
         if not self.sparks:
             self.warnings.append("No Spark answered, so its size is measured against a DGX Spark's usual 121 GB.")
-        sizes = [n for n in _SIZES if n <= len(sparks)]
+        sizes = [n for n in _SIZES if n <= len(sparks) and self.wanted in (None, n)]
+        if not sizes:
+            raise _Nothing(f"It goes on 1, 2, 4 or 8 Sparks and there are {len(sparks)}; {self.wanted} were asked for.")
         for least in dict.fromkeys((min(self.own or LEAST, LEAST), SHORTEST)):
             for nodes in sizes:
                 most = self._most(sparks[:nodes], nodes)
                 if most is not None and most >= min(least, self.own or least):
                     self._settle(sparks[:nodes], nodes, most)
                     return nodes
-        raise _Nothing(self._too_big(sparks))
+        raise _Nothing(self._too_big(sparks[: max(sizes)]))
 
     def _guessed(self) -> int:
         """The weights' size from the number of parameters, 0 where that is not known either."""
@@ -246,8 +251,10 @@ class _Suggestion:
         total = min(spark["total"] for spark in sparks)
         for nodes in (*_SIZES, 16):
             if nodes > len(sparks) and self.weights / nodes + _BESIDES < _CAP * total:
-                have = f"{len(sparks)} Spark{'s' if len(sparks) > 1 else ''}"
-                return f"Its weights take {gb(self.weights)}: it needs {nodes} Sparks, and there are {have}."
+                have = "there is one" if len(self.sparks) == 1 else f"there are {len(self.sparks)}"
+                if nodes <= len(self.sparks):
+                    return f"Its weights take {gb(self.weights)}: it needs {nodes} Sparks."
+                return f"Its weights take {gb(self.weights)}: it needs {nodes} Sparks, and {have}."
         free = min(spark["available"] + spark.get("held", 0) for spark in sparks)
         return (
             f"Its weights take {gb(self.weights)} and do not go on {len(sparks)} of {gb(total)} each, of which"
@@ -390,12 +397,12 @@ class _Suggestion:
 
     def _flag(self, flag, value, source, confidence, reason, warning=None):
         row = {"flag": flag, "value": None if value is None else str(value), "source": source}
-        row |= {"reason": reason, "confidence": confidence, "warning": warning}
+        row |= {"reason": reason, "confidence": confidence, "warning": warning, "words": flag}
         self.flags.append(row)
 
     def _leave(self, flag, source, reason):
         row = {"flag": flag, "value": None, "source": source, "reason": reason}
-        self.left_out.append(row | {"confidence": "high" if source else "medium", "warning": None})
+        self.left_out.append(row | {"confidence": "high" if source else "medium", "warning": None, "words": ""})
 
     def _source(self, name) -> dict | None:
         row = (self.entry.get("facts") or {}).get(name) if isinstance(self.entry.get("facts"), dict) else None
@@ -416,11 +423,11 @@ class _Suggestion:
         words = ["vllm", "serve", model, "--served-model-name", self.name, "--host", "{host}", "--port", "{port}"]
         for row in self.flags:
             key = row["flag"][2:].replace("-", "_").replace("tensor_parallel_size", "tensor_parallel")
-            words.append(row["flag"])
-            if key in self.defaults:
-                words.append(f"'{{{key}}}'" if key == "limit_mm_per_prompt" else f"{{{key}}}")
-            elif row["value"] is not None:
-                words.append(row["value"])
+            row["words"] = row["flag"]
+            if row["value"] is not None:
+                self.defaults.setdefault(key, row["value"])
+                row["words"] += f" '{{{key}}}'" if not plain(row["value"]) else f" {{{key}}}"
+            words.append(row["words"])
         return {
             "recipe_version": "1",
             "name": self.title,
