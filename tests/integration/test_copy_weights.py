@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils import spark_cache
 
-from tests.conftest import PROJECT
 from tests.hub import Hub, share
 from tests.support import wait_for
 from webui.jobs import JobStore
@@ -38,12 +37,6 @@ def stage(cluster, host="spark2") -> Path:
 
 def look(cluster, host, name=REPO, local=()) -> dict:
     """The model as the scan of that Spark tells it."""
-    sys.path.insert(0, str(PROJECT / "roles/weights/module_utils"))
-    import ansible.module_utils
-
-    ansible.module_utils.__path__.append(str(PROJECT / "roles/weights/module_utils"))
-    from ansible.module_utils import spark_cache
-
     return spark_cache.look(str(home(cluster, host)), name, None, local)
 
 

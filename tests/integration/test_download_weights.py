@@ -95,12 +95,16 @@ def test_a_preview_then_a_download_with_progress_then_no_change(cluster, slow_hu
     assert re.search(r"of 8\.0 MB, [\d.]+ [kM]B/s, about \d+ s left", done.output)
     snapshot = Path(done.result["weights"]["path"])
     assert {path.name for path in snapshot.iterdir()} == {"config.json", *SHARDS}
+    assert done.result["weights"]["state"] == "complete"
     assert downloaders(cluster) == []
     assert list((cluster.root / "spark1/home/.spark-control/transfers").iterdir()) == []
 
     again = download(cluster, slow_hub)
     assert (again.result["outcome"], again.result["changed"]) == ("unchanged", False)
     assert again.recap["spark1"]["changed"] == 0
+    offline = download(cluster, "http://127.0.0.1:9")
+    assert (offline.code, offline.result["outcome"]) == (0, "unchanged")
+    assert "could not be asked" in offline.result["message"]
 
 
 def test_killed_half_way_it_says_so_and_the_next_run_takes_it_up(cluster, slow_hub):

@@ -70,7 +70,8 @@ seconds: {description: Seconds since it began., returned: while it runs, type: f
 progress: {description: The figures in bytes., returned: while it runs, type: dict,
            sample: {done: 12884901888, total: 65498251264, percent: 19, speed: 88080384}}
 weights: {description: What came of it., returned: when done, type: dict,
-          sample: {repo: Qwen/Qwen3.6-35B-A3B-FP8, commit: 0123abcd, bytes: 37000000000, files: 14, path: /home/…}}
+          sample: {repo: Qwen/Qwen3.6-35B-A3B-FP8, commit: 0123abcd, bytes: 37000000000, files: 14, path: /home/…,
+                   state: complete}}
 problem: {description: What went wrong., returned: when something did, type: dict}
 log_tail: {description: The last lines of its log., returned: when it ended by itself, type: list}
 result: {description: "{operation, ok, changed, outcome, reason, message, weights, problems, …}", returned: when told,
@@ -85,7 +86,7 @@ import re
 import stat
 import time
 
-from ansible.module_utils import spark_docker, spark_transfer
+from ansible.module_utils import spark_cache, spark_docker, spark_transfer
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_hub import Hub
 from ansible.module_utils.spark_transfer import Trouble, amount
@@ -127,7 +128,14 @@ class Download:
         record = spark_transfer.read_record(self.wish["state_dir"], self.id)
         if there and there["running"] and record:
             return self.state(record) | {"changed": False, "attached": True}
-        listing = self.listing()
+        try:
+            listing = self.listing()
+        except Trouble as trouble:
+            here = spark_cache.look(self.wish["hf_home"], self.repo, self.revision)
+            if trouble.code != "hub_unreachable" or here["state"] != "complete":
+                raise
+            message = f"{self.repo} is there already; whether the Hub has a newer one could not be asked"
+            return {"changed": False, "done": True, "message": message, "percent": 100}
         files, total = listing["files"], sum(file["size"] for file in listing["files"])
         missing = [file for file in files if not self.in_place(file, listing["commit"])]
         if not missing:
@@ -154,7 +162,7 @@ class Download:
         return self.state(record) | {"changed": True, "attached": False, "diff": diff}
 
     def listing(self) -> dict:
-        """What the Hub says the revision consists of; where it cannot be reached, what was noted when it could."""
+        """What the Hub says the revision consists of."""
         if not re.match(r"https?://", self.wish["endpoint"]):
             raise Trouble("hub", f"The Hub's address {self.wish['endpoint']} is none of http or https.")
         self.hub = Hub(self.wish["endpoint"], self.wish["token"] or self.own_token())
@@ -265,6 +273,7 @@ class Download:
         words = "is downloaded" if changed else "is there already"
         weights = {"repo": self.repo, "revision": self.revision, "commit": listing["commit"], "bytes": total}
         weights |= {"files": len(listing["files"]), "path": os.path.join(self.folder, "snapshots", listing["commit"])}
+        weights["state"] = spark_cache.look(self.wish["hf_home"], self.repo, self.revision)["state"]
         message = f"{self.repo} {words}: {amount(total)} in {len(listing['files'])} files"
         return {"done": True, "changed": changed, "weights": weights, "message": message, "percent": 100}
 

@@ -30,7 +30,7 @@ _SAYINGS = (
      "{far} shows another host key than the one that {near} trusts; if it was set up anew, run mesh_ssh_keys"),
     (r"Host key verification failed|No \w+ host key is known", "host_key_unknown",
      "{near} does not know the host key of {far}; run mesh_ssh_keys first"),
-    (r"Permission denied \(|Too many authentication failures", "no_key",
+    (r"Permission denied \([a-z]|Too many authentication failures", "no_key",
      "{far} does not let {near} in; run mesh_ssh_keys first"),
     (r"rsync: (command )?not found|rsync: No such file|No such file or directory: 'rsync'|failed to exec rsync",
      "rsync_missing", "rsync is not installed on {near} or {far}"),
@@ -243,8 +243,8 @@ def rsync_command(copy: dict, key: str, listed: str) -> list[str]:
     --append-verify goes on at the end of what came and then compares the whole file, so that a cut costs nothing and a
     file that changed meanwhile is sent anew. -L: what is a link out of the folder has to arrive as a file.
     """
-    peer = destination(copy["peer"])
-    far = f"[{peer}]" if ":" in peer else peer
+    user, at, address = destination(copy["peer"]).rpartition("@")
+    far = f"{user}{at}[{address}]" if ":" in address else f"{user}{at}{address}"
     push = copy["direction"] == "push"
     source, target = copy["root"] + "/", copy["stage"] + "/"
     shell = " ".join(f"'{word}'" if " " in word else word for word in ssh_command(key))
