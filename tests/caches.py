@@ -95,3 +95,21 @@ def room(root: Path) -> int:
             row = os.lstat(path)
             seen[row.st_dev, row.st_ino] = row.st_blocks * 512
     return sum(seen.values())
+
+
+def as_nobody(work) -> object:
+    """What `work` returns, as JSON, in a process of a user who may not read or write everything."""
+    reader, writer = os.pipe()
+    if not os.fork():
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writer, json.dumps(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.wait()
+    with open(reader, "rb") as answer:
+        return json.loads(answer.read() or b"null")

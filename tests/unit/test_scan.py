@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from ansible.module_utils import spark_cache, spark_disk
 
-from tests.caches import WHOLE, listing, model, repo_folder, share_blob
+from tests.caches import WHOLE, as_nobody, listing, model, repo_folder, share_blob
 from tests.hub import Hub, share
 from tests.support import wait_for
 
@@ -290,24 +291,6 @@ def test_an_empty_folder_says_why(tmp_path, make, why):
     assert spark_cache.scan(str(tmp_path))["folders"][0]["reason"] == why
 
 
-def as_nobody(work) -> object:
-    """Run in a process that may not read everything; what it returns, as JSON."""
-    reader, writer = os.pipe()
-    if not os.fork():
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            os.write(writer, json.dumps(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.wait()
-    with open(reader, "rb") as answer:
-        return json.loads(answer.read() or b"null")
-
-
 def test_folders_that_may_not_be_read(tmp_path):
     snapshot = model(tmp_path, "org/closed", WHOLE)
     model(tmp_path, "org/open", WHOLE)
@@ -426,8 +409,6 @@ def test_a_cache_on_another_file_system(tmp_path):
         assert (entry["state"], entry["weights_bytes"]) == ("complete", 12_000)
         assert entry["frees"] >= 12_000
     finally:
-        import shutil
-
         shutil.rmtree(home)
 
 

@@ -110,6 +110,9 @@ class Delete:
             self._tally(name, links)
         if links:
             self._choose(links, found)
+        if self.what.hub and found:
+            locks = os.path.join(self.what.home, ".locks", self.what.name)
+            self.room += room(locks) + sum(room(row.path) for row in rows(locks))
         return found
 
     def preview(self) -> dict:
@@ -191,7 +194,7 @@ class Delete:
                     hard.setdefault((seen.st_dev, seen.st_ino), [seen.st_nlink, seen.st_blocks * 512, 0])[2] += 1
                 else:
                     self.room += seen.st_blocks * 512
-        self.room += sum(room for names, room, found in hard.values() if found >= names)
+        self.room += sum(size for names, size, found in hard.values() if found >= names)
         denied = [error for error in troubles if isinstance(error, PermissionError)]
         if denied:
             self._may_not(os.path.join(self.what.home, top, os.path.basename(str(denied[0].filename or ""))))
@@ -217,14 +220,15 @@ class Delete:
             with contextlib.suppress(OSError):
                 seen = os.lstat(os.path.join(self.what.hub, spark_cache.STORE, name))
                 if stat.S_ISREG(seen.st_mode):
-                    room = seen.st_blocks * 512 if seen.st_nlink == 1 else 0
-                    ids[name] = (seen.st_dev, seen.st_ino, room + notes_room(self.what.hub, name))
+                    alone = seen.st_blocks * 512 if seen.st_nlink == 1 else 0
+                    notes = os.path.join(self.what.hub, spark_cache.STORE, f"{name}.refs")
+                    ids[name] = (seen.st_dev, seen.st_ino, alone + room(notes))
         others = {row.name for row in rows(self.what.home)} - set(ours) - {spark_cache.STORE, ".locks"}
         places = [os.path.join(self.what.home, name) for name in others if not name.startswith(spark_cache.TRASH)]
         taken = linked_from([*places, *map(spark_cache.expand, self.local)])
         self.payloads = {name: row for name, row in ids.items() if row[:2] not in taken}
         self.kept = sorted(ids.keys() - self.payloads.keys())
-        self.room += sum(room for _, _, room in self.payloads.values())
+        self.room += sum(size for _, _, size in self.payloads.values())
         for name in self.payloads:
             place = os.path.join(self.what.hub, spark_cache.STORE, name[:2])
             if not os.access(place, os.W_OK | os.X_OK):
@@ -237,7 +241,7 @@ class Delete:
                 store = opened(stack, spark_cache.STORE, self.home)
             except FileNotFoundError:
                 return
-            for name, (device, inode, room) in list(self.payloads.items()):
+            for name, (device, inode, size) in list(self.payloads.items()):
                 folder, base = name.split("/")
                 try:
                     prefix = opened(stack, folder, store)
@@ -248,7 +252,7 @@ class Delete:
                         fcntl.flock(lock, fcntl.LOCK_EX)
                         seen = os.stat(base, dir_fd=prefix, follow_symlinks=False)
                         if (seen.st_dev, seen.st_ino) != (device, inode) or self._claimed(name, seen, trash):
-                            self.room -= room
+                            self.room -= size
                             self.kept.append(name)
                             del self.payloads[name]
                             continue
@@ -336,10 +340,10 @@ def opened(stack: contextlib.ExitStack, name: str, parent: int) -> int:
     return handle
 
 
-def notes_room(hub: str, name: str) -> int:
-    """Bytes that a payload's list of links takes, which goes with it."""
+def room(path: str) -> int:
+    """Bytes that the file system gave to one file or folder; 0 where there is none."""
     try:
-        return os.lstat(os.path.join(hub, spark_cache.STORE, f"{name}.refs")).st_blocks * 512
+        return os.lstat(path).st_blocks * 512
     except OSError:
         return 0
 
