@@ -91,7 +91,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_hub import Hub
 from ansible.module_utils.spark_transfer import Trouble, amount
 
-_LOOK_EVERY = 0.25
+_LOOK_EVERY = 0.5
 _LABEL_REPO = "spark-control.download.repo"
 _LABEL_REVISION = "spark-control.download.revision"
 # What hf says when it fails: (a sign in its log, our code, our words).

@@ -203,8 +203,9 @@ def ssh_command(key: str) -> list[str]:
     """ssh as it has to be where nobody can answer: a named key, pinned host keys, and an end to silence."""
     key = os.path.expanduser(key)
     named = ["-i", key] if os.path.exists(key) else []
-    options = ("BatchMode=yes", "ConnectTimeout=10", "StrictHostKeyChecking=yes", "ServerAliveInterval=5")
-    return ["ssh", *named, *(word for option in (*options, "ServerAliveCountMax=4") for word in ("-o", option))]
+    options = ["BatchMode=yes", "ConnectTimeout=10", "StrictHostKeyChecking=yes", "UpdateHostKeys=no"]
+    options += ["ServerAliveInterval=5", "ServerAliveCountMax=4"]
+    return ["ssh", *named, *(word for option in options for word in ("-o", option))]
 
 
 def reaches(key: str, peers: list[dict]) -> dict[str, dict | None]:
