@@ -488,3 +488,13 @@ def test_a_new_download_beside_what_a_cut_left(tmp_path):
     done = delete(tmp_path, "org/a")
     assert len(done["removed"]) == 4
     assert not list(hub.glob("*org--a*"))
+
+
+def test_half_a_copy_goes_too_once_it_is_left(tmp_path):
+    waiting = lay(tmp_path / "hub/.spark-copy-models--org--a", {"abc": b"x" * 5000})
+    refused(tmp_path, "downloading", repo="org/a")
+    os.utime(waiting / "abc", (1, 1))
+    before = room(tmp_path)
+    done = delete(tmp_path, "org/a")
+    assert (done["changed"], done["bytes"]) == (True, before - room(tmp_path))
+    assert os.listdir(tmp_path / "hub") == []

@@ -85,7 +85,7 @@ def decide(
         if user:
             problems.append(problem(head, "serving", user))
         for host in hosts:
-            problems += refusal(host, looked.get(host, {"unreachable": True, "msg": "it was left out of this run"}))
+            problems += refusal(host, looked.get(host) or silent(seen.get(host)))
         # A name that is bad is bad everywhere: said once.
         if any(row["field"] for row in problems):
             problems = [next(row for row in problems if row["field"])]
@@ -108,6 +108,12 @@ def decide(
         "card": inferred if not elsewhere and not unsure else None,
         "card_kept": bool(inferred and (elsewhere or unsure)),
     }
+
+
+def silent(answer: dict | None) -> dict:
+    """Why a Spark's disk was not looked at: its first look failed, or it was not asked."""
+    failed = answer and (answer.get("failed") or answer.get("unreachable"))
+    return answer if failed else {"unreachable": True, "msg": "it was left out of this run"}
 
 
 def refusal(host: str, answer: dict) -> list[dict]:
@@ -185,6 +191,8 @@ def card(folder: str, title: str) -> str | None:
 def told(decision: dict, deleted: dict, card_removed: bool, preview: bool) -> dict:
     """The result of delete_weights; the role's README describes it."""
     title, problems = decision.get("title", ""), list(decision.get("problems") or [])
+    if not decision:
+        problems = [problem(None, "look", "The Sparks could not be looked at, so nothing was deleted.")]
     rows = []
     for host in decision.get("asked") or []:
         answer = deleted.get(host) or {}
@@ -206,7 +214,7 @@ def told(decision: dict, deleted: dict, card_removed: bool, preview: bool) -> di
             }
         )
     changed = any(row["changed"] for row in rows) or card_removed
-    refused = bool(decision.get("problems"))
+    refused = not decision or bool(decision["problems"])
     outcome = "refused" if refused else "failed" if problems else "unchanged" if not changed else "deleted"
     freed = sum(row["freed"] for row in rows)
     took = sum(row["bytes"] for row in rows if row["changed"])

@@ -23,6 +23,7 @@ from ansible.module_utils.spark_disk import is_model, plain, read, rows
 SETTLE = 5.0  # seconds that a file system may take to count what was freed (XFS and btrfs free later) …
 SOON = 64 << 20  # … for so many bytes or more; few are lost among what else is written meanwhile
 PATIENCE = 10.0  # seconds to wait for another delete in the same folder
+STAGE = ".spark-copy-"  # where a copy waits until it is whole; the model's folder's name follows
 _PAYLOAD = re.compile(r"[0-9a-f]{2}/[A-Za-z0-9_-]{8,128}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -96,7 +97,7 @@ class Delete:
             os.close(self.home)
 
     def look(self) -> list[str]:
-        """The folders that would go, the model's and what a cut delete left; none if there is nothing. May refuse."""
+        """The folders that would go, the model's and what a cut delete or copy left. May refuse."""
         if self.home is None:
             return []
         found = []
@@ -104,7 +105,7 @@ class Delete:
         if seen is not None:
             self._check(seen)
             found.append(self.what.name)
-        found += [row.name for row in rows(self.what.home) if self._is_trash(row.name)]
+        found += [row.name for row in rows(self.what.home) if self._is_left(row.name)]
         links: set[str] = set()
         for name in found:
             self._tally(name, links)
@@ -311,7 +312,14 @@ class Delete:
             raise Refused("downloading", f"{self.what.title} changed while it was being deleted; nothing was deleted.")
         return hidden
 
-    def _is_trash(self, name: str) -> bool:
+    def _is_left(self, name: str) -> bool:
+        """Whether a folder is what a delete or a copy of this model left when it was cut short."""
+        if name == f"{STAGE}{self.what.name}":
+            files, _ = spark_cache.walk(os.path.join(self.what.home, name), spark_cache.Disk())
+            youngest = max((seen.st_mtime for seen in files.values() if seen), default=0)
+            if time.time() - youngest < spark_cache.FRESH:
+                raise Refused("downloading", f"{self.what.title} is being copied to this Spark.")
+            return True
         start = f"{spark_cache.TRASH}{self.what.name}."
         return name.startswith(start) and re.fullmatch(r"[0-9a-f]{8}", name[len(start) :]) is not None
 
