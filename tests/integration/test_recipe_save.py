@@ -138,6 +138,7 @@ def test_the_second_swap_says_what_the_first_one_took(cluster, more):
     row["measured"] = row["estimate"] + more * GIB
     file.write_text(json.dumps(kept))
     second = cluster.swap("demo-small", "--check")
+    assert second.code == 0, second.output
     told = second.result["arithmetic"][0]["notes"][-1]
     assert told == ("Last time it took 61 GB, as this estimate says." if not more else
                     "Last time it took 64 GB, 3.0 GB more than this estimate.")  # fmt: skip
