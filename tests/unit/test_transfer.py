@@ -257,7 +257,13 @@ def test_an_address_is_never_an_option(peer):
 def test_rsync_goes_to_an_ipv6_address_and_uses_a_key_with_a_blank(tmp_path):
     key = tmp_path / "my key"
     key.touch()
-    copy = {"direction": "push", "peer": {"address": "fd00::2", "user": "spark"}, "root": "/r", "stage": "/s"}
+    copy = {
+        "kind": "cache",
+        "direction": "push",
+        "peer": {"address": "fd00::2", "user": "spark"},
+        "root": "/r",
+        "stage": "/s",
+    }
     words = spark_copy.rsync_command(copy, str(key), "/l")
     assert words[-2:] == ["/r/", "spark@[fd00::2]:/s/"]
     assert f"'{key}'" in words[words.index("-e") + 1]
@@ -310,6 +316,47 @@ def test_what_came_already_needs_no_room():
     assert made["rows"]["spark2"]["problem"] is None
     made = plan(looks(spark2={"free": 0, "staged": {"blobs/a": 100}}))["plan"]
     assert (made["copies"], made["targets"]) == ([], ["spark2"]), "it only has to be put in place"
+
+
+def test_a_local_file_that_came_before_it_changed_is_no_part_of_the_copy(tmp_path):
+    source, far = tmp_path / "one/mine", tmp_path / "two/mine"
+    source.mkdir(parents=True)
+    (source / "config.json").write_text("{}")
+    waiting = tmp_path / "two/.spark-copy-mine"
+    waiting.mkdir(parents=True)
+    (waiting / "config.json").write_text("{}")
+    (waiting / "renamed-since.json").write_text("{}")
+    found = spark_copy.of_local(str(source), str(source))
+    assert spark_copy.settle(str(far), found, by_hash=False)
+    assert [path.name for path in far.iterdir()] == ["config.json"]
+    assert not spark_copy.settle(str(far), found, by_hash=False)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_snapshots_links_may_be_relative_or_absolute(tmp_path, absolute):
+    root, commit = tmp_path / "models--o--n", "c" * 40
+    (root / "blobs").mkdir(parents=True)
+    (root / "snapshots" / commit / "sub").mkdir(parents=True)
+    blob = root / "blobs" / ("a" * 64)
+    blob.write_bytes(b"x" * 100)
+    (root / "snapshots" / commit / "sub/w.bin").symlink_to(blob if absolute else f"../../../blobs/{blob.name}")
+    (root / "snapshots" / commit / "plain.json").write_text("{}")
+    found = spark_copy.of_cache(str(root), "o/n", commit)
+    assert found["links"] == [{"path": f"snapshots/{commit}/sub/w.bin", "to": f"blobs/{blob.name}"}]
+    assert {row["path"] for row in found["files"]} == {f"blobs/{blob.name}", f"snapshots/{commit}/plain.json"}
+    assert found["bytes"] == 102
+
+
+def test_a_size_that_is_none_of_the_originals_is_told_and_nothing_is_put_in_place(tmp_path):
+    far, waiting = tmp_path / "m", tmp_path / ".spark-copy-m/blobs"
+    waiting.mkdir(parents=True)
+    (waiting / "a").write_bytes(b"x" * 101)
+    row = {"path": "blobs/a", "size": 100, "sha256": None, "git": None}
+    found = {"kind": "cache", "files": [row], "links": [], "refs": {"main": "c"}}
+    with pytest.raises(Trouble, match="101 bytes after the copy and should have 100 bytes"):
+        spark_copy.settle(str(far), found, by_hash=False)
+    assert not far.exists()
+    assert not (waiting / "a").exists(), "what is too long would never be gone on with"
 
 
 def test_a_silent_spark_does_not_keep_the_others_from_theirs():

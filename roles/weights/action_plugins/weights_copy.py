@@ -157,7 +157,9 @@ class Plan:
         here, far = self.looks[self.source], self.looks[host]
         row["unchanged"] = spark_copy.whole(manifest, far)
         missing = spark_copy.lacking(manifest, far["have"])
-        paths = [file for file in missing if far["staged"].get(file["path"]) != file["size"]]
+        paths = missing
+        if manifest["kind"] == "cache":  # what is named by its content and came whole is not sent again
+            paths = [file for file in missing if far["staged"].get(file["path"]) != file["size"]]
         row["bytes"] = sum(file["size"] for file in missing)
         if not paths:
             return None
@@ -179,7 +181,12 @@ class Plan:
                 words = f"neither {self.source} nor {host} is let in by the other; run mesh_ssh_keys first"
             raise Trouble(refused["code"], f"{self.name} cannot be sent to {host}: {words}.")
         copy = {"to": host, "runner": self.source if push else host, "direction": "push" if push else "pull"}
-        copy |= {"peer": self.peers[host if push else self.source], "root": here["root"], "stage": far["stage"]}
+        copy |= {
+            "kind": manifest["kind"],
+            "peer": self.peers[host if push else self.source],
+            "root": here["root"],
+            "stage": far["stage"],
+        }
         coming = sum(file["size"] for file in paths)
         total = manifest["bytes"]
         return copy | {"paths": [file["path"] for file in paths], "total": total, "base": total - coming}

@@ -239,17 +239,19 @@ def destination(peer: dict) -> str:
 
 
 def rsync_command(copy: dict, key: str, listed: str) -> list[str]:
-    """rsync for one copy {direction: push|pull, peer, root, stage}; `listed` is the file with the names, 0-terminated.
+    """rsync for one copy {direction: push|pull, kind, peer, root, stage}; `listed` has the names, 0-terminated.
 
-    --append-verify goes on at the end of what came and then compares the whole file, so that a cut costs nothing and a
-    file that changed meanwhile is sent anew. -L: what is a link out of the folder has to arrive as a file.
+    A blob's name tells its content, so what came of it is gone on with and then compared (--append-verify). A local
+    file may have changed since: there what came is only what the rest is reckoned from (--inplace). -L: what is a link
+    out of the folder has to arrive as a file.
     """
     user, at, address = destination(copy["peer"]).rpartition("@")
     far = f"{user}{at}[{address}]" if ":" in address else f"{user}{at}{address}"
     push = copy["direction"] == "push"
     source, target = copy["root"] + "/", copy["stage"] + "/"
     shell = " ".join(f"'{word}'" if " " in word else word for word in ssh_command(key))
-    options = ["-s", "-t", "-L", "--append-verify", "--mkpath", "--timeout=60", "--no-inc-recursive", "--no-h"]
+    resumed = ["--append-verify"] if copy["kind"] == "cache" else ["--inplace", "--no-whole-file", "--ignore-times"]
+    options = ["-s", "-t", "-L", *resumed, "--mkpath", "--timeout=60", "--no-inc-recursive", "--no-h"]
     options += ["--info=progress2", "--outbuf=L", "--from0", f"--files-from={listed}", "-e", shell]
     return ["rsync", *options, source if push else f"{far}:{source}", f"{far}:{target}" if push else target]
 
@@ -301,6 +303,8 @@ def settle(root: str, found: dict, by_hash: bool) -> bool:
         check_hashes(root, found, set(moves))
     changed = bool(moves)
     if found["kind"] == "local" and not os.path.exists(root):
+        for path in waiting.keys() - set(moves):
+            os.unlink(os.path.join(stage(root), path))  # of a copy that was cut, before the model changed
         for link in found["links"]:
             make_link(stage(root), link)
         os.rename(stage(root), root)
