@@ -7,7 +7,7 @@ PORT ?= 9999
 DEMO_LOAD_SECONDS ?= 6
 VENV := .venv
 
-.PHONY: demo install test bench lint clean lab lab-down lab-test
+.PHONY: demo install test bench lint clean lab lab-down lab-test molecule
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml
@@ -44,7 +44,11 @@ lab-down: $(VENV)/ready-test
 	@$(VENV)/bin/python -m tests.lab down
 
 lab-test: $(VENV)/ready-test
-	@$(VENV)/bin/python -m pytest -m lab tests/lab $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m lab tests/lab $(PYTEST_ARGS)
+
+# Every role's scenario; for one of them: cd roles/<role> && molecule test
+molecule: $(VENV)/ready-test
+	@$(VENV)/bin/python -m pytest tests/lab/test_molecule.py $(PYTEST_ARGS)
 
 bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT
+from tests.lab import engine
 from tests.lab.engine import LabError, docker
 from tests.lab.lab import Lab
 from tests.support import BIN, Cluster
 
+PACKAGES = "/usr/lib/python3/dist-packages"
+DELAY = Path(__file__).with_name("delay.py")
 # As root: nothing of an earlier test is left on a host, and the launcher and the models are as they were laid.
 FRESH = """
 pkill -CONT dockerd; mountpoint -q /home/spark/.spark-control && umount -l /home/spark/.spark-control
 /usr/bin/docker ps -aq | xargs -r /usr/bin/docker rm -f
-tc qdisc del dev eth0 root
+rm -f /usr/lib/python3/dist-packages/skew.*
 rm -rf /home/spark/.spark-control /home/spark/.cache/vllm /home/spark/.triton /run/spark-gpu/faults/*
 for file in /home/spark/.cache/huggingface/hub/*/snapshots/*/demo.json; do
   sed -i 's/"load_seconds": [^,]*/"load_seconds": null/' $file
@@ -27,17 +32,12 @@ done
 """
 
 
-def pytest_configure(config):
-    """`-m "not lab"` leaves these tests out."""
-    config.addinivalue_line("markers", "lab: on containers with a real sshd and dockerd; needs docker or root")
-
-
 def pytest_collection_modifyitems(items):
-    """Every test here is the lab's, and one worker runs them all."""
+    """Every test here is the lab's; one worker has the tests' lab, another one Molecule's."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.lab)
-            item.add_marker(pytest.mark.xdist_group("lab"))
+            item.add_marker(pytest.mark.xdist_group("molecule" if "molecule" in item.path.name else "lab"))
 
 
 @dataclass
@@ -45,12 +45,25 @@ class LabCluster(Cluster):
     """The lab with the words of the simulated cluster's tests."""
 
     lab: Lab = None
+    started: list[subprocess.Popen] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
         """The lab's, with this Python's programs first."""
         found = self.lab.environment
         return found | {"PATH": f"{BIN}:{found['PATH']}"}
+
+    def start(self, playbook: str, *arguments: str, **variables) -> subprocess.Popen:
+        """Start a playbook by hand; one that a failed test leaves running is ended with the test."""
+        self.started.append(super().start(playbook, *arguments, **variables))
+        return self.started[-1]
+
+    def end(self) -> None:
+        """End the playbooks that still run."""
+        for run in self.started:
+            if run.poll() is None:
+                run.kill()
+                run.communicate()
 
     def host(self, name: str, *command: str) -> subprocess.CompletedProcess:
         """Run a program as the user of that host, round ssh."""
@@ -66,6 +79,27 @@ class LabCluster(Cluster):
         network = ("network", "connect", "--ip", self.lab.hosts[name], f"spark-{self.lab.name}")
         docker(*network, self.lab.container(name), check=False)
 
+    def log_out(self) -> None:
+        """End every ssh session on every host, and what Ansible keeps of them here."""
+        self.lab.close_connections()
+        for name in self.lab.hosts:
+            self.lab.root(name, "pkill", "-KILL", "-f", "sshd: spark", check=False)
+
+    def skew(self, name: str, seconds: int) -> None:
+        """Set a host's clock apart, for every Python on it: containers on one machine share the kernel's clock."""
+        text = f"import time\n\ntrue = time.time\ntime.time = lambda: true() + {seconds}\n"
+        self.lab.root(name, "tee", f"{PACKAGES}/skew.py", input=text.encode())
+        self.lab.root(name, "tee", f"{PACKAGES}/skew.pth", input=b"import skew\n")
+
+    def slow(self, milliseconds: int) -> dict:
+        """Variables that put so much of a round trip into the way to every host."""
+        known = f"-o UserKnownHostsFile={self.lab.state / 'known_hosts'}"
+        through = f"-o 'ProxyCommand={sys.executable} {DELAY} {milliseconds} %h %p'"
+        return {
+            "ansible_ssh_common_args": f"{known} {through}",
+            "ansible_control_path_dir": f"{self.lab.state}/s",
+        }
+
     def behave(self, repo: str, behaviour: str, load_seconds: float | None = None) -> None:
         """Have a model take that long to load; put back after the test."""
         folder = f"/home/spark/.cache/huggingface/hub/models--{repo.replace('/', '--')}"
@@ -74,18 +108,26 @@ class LabCluster(Cluster):
             self.lab.root(name, "sh", "-c", f"sed -i {text} {folder}/snapshots/*/demo.json")
 
 
-@pytest.fixture(scope="session")
-def lab():
-    """A lab of two Sparks, connected by the project's own playbooks. SPARK_LAB_KEEP=1 leaves it up for the next run."""
-    made = Lab(name="test", network="172.31.78", state=PROJECT / "var/lab-test", load_seconds=0.5)
-    with made.held():
+@contextmanager
+def needs_engine(lab: Lab):
+    """Hold the lab; skip where no docker engine can be had, but not where nothing may be skipped."""
+    with lab.held():
         try:
-            made.up()
-            made.connect()
+            engine.need()
         except LabError as error:
             if os.environ.get("CI") == "true" or not os.geteuid():
                 raise
             pytest.skip(str(error))
+        yield
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """Three Sparks, connected by the project's own playbooks. SPARK_LAB_KEEP=1 leaves them up for the next run."""
+    made = Lab("test", 3, "172.31.78", PROJECT / "var/lab-test", load_seconds=0.5)
+    with needs_engine(made):
+        made.up()
+        made.connect()
         yield made
         if not os.environ.get("SPARK_LAB_KEEP"):
             made.down()
@@ -93,10 +135,13 @@ def lab():
 
 @pytest.fixture
 def cluster(lab):
-    """The lab with nothing running on it."""
+    """Two of the lab's Sparks, with nothing running on any."""
     made = LabCluster(lab.state, lab.network, lab)
+    lab.use(2)
     freshen(made)
     yield made
+    made.end()
+    lab.use(len(lab.hosts))
     freshen(made)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import PROJECT
@@ -46,9 +48,28 @@ def answers() -> bool:
 
 
 def need() -> None:
-    """Have an engine: the one that answers, else Debian's docker.io started by us, as root."""
-    if answers():
-        return
+    """Have an engine: the one that answers, else Debian's docker.io started by us, as root.
+
+    Until `release`, or this process's end, no other run stops it.
+    """
+    fcntl.flock(_in_use(), fcntl.LOCK_SH)
+    with turn("engine"):
+        if not answers():
+            _start()
+
+
+@contextmanager
+def turn(name: str):
+    """Hold a lock of this machine, so that two runs do not make the same thing at once."""
+    held = _lock_file(name)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _start() -> None:
     if os.geteuid():
         raise LabError("No docker engine answers, and only root can start one.")
     install("docker.io", "iptables")
@@ -72,7 +93,28 @@ def need() -> None:
 
 
 def release() -> None:
-    """Stop the engine if we started it and nobody's container runs on it."""
+    """Stop the engine if we started it, no other run needs it and nobody's container runs on it."""
+    try:
+        fcntl.flock(_in_use(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    try:
+        _stop()
+    finally:
+        fcntl.flock(_in_use(), fcntl.LOCK_UN)
+
+
+@functools.cache
+def _in_use() -> int:
+    return _lock_file("engine-in-use")
+
+
+def _lock_file(name: str) -> int:
+    folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path("/tmp")
+    return os.open(folder / f"spark-lab-{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _stop() -> None:
     try:
         mark = json.loads(MARK.read_text())
     except (OSError, ValueError):

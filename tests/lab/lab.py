@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import PROJECT
@@ -47,6 +47,7 @@ class Lab:
     state: Path = PROJECT / "var/lab"
     launcher: str = "september"
     load_seconds: float = 2.0
+    _pinning: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     # --- up and down ----------------------------------------------------------------------------------------------
 
@@ -55,14 +56,15 @@ class Lab:
         self.state.mkdir(parents=True, exist_ok=True)
         engine.need()
         engine.install("openssh-client")
-        host, vllm = images.host_image(), images.vllm_image()
+        with engine.turn("images"):
+            host, vllm = images.host_image(), images.vllm_image()
         self._make_network()
         for container in words("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self.name}"):
             if not self._fits(container, host, vllm):
                 self._remove(container)
         with ThreadPoolExecutor(len(self.hosts)) as pool:
             list(pool.map(lambda number: self._have(number, host, vllm), range(len(self.hosts))))
-        self._write_inventory()
+        self._write_inventory(len(self.hosts))
 
     def down(self) -> None:
         """Leave no container, network, volume or process behind; the images stay. No lab is no error."""
@@ -81,9 +83,7 @@ class Lab:
     @contextmanager
     def held(self):
         """Hold the lab of this name, so that two runs on one machine take turns."""
-        path = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path("/tmp")
-        with open(path / f"spark-lab-{self.name}.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with engine.turn(f"lab-{self.name}"):
             yield self
 
     def connect(self) -> None:
@@ -138,6 +138,10 @@ class Lab:
         """Run a shell command on a host as the user `spark`, round ssh; what it printed, both streams."""
         login = ["runuser", "-u", images.USER, "--", "env", f"HOME=/home/{images.USER}", "sh", "-c", f"{command} 2>&1"]
         return self.root(host, *login, check=False)
+
+    def use(self, count: int) -> None:
+        """Have the inventory name the first `count` hosts only."""
+        self._write_inventory(count)
 
     def put_launcher(self, shape: str) -> None:
         """Give every host that shape of launch-cluster.sh: september, january, or a folder of the real project."""
@@ -200,6 +204,7 @@ class Lab:
         host, address = list(self.hosts.items())[number]
         name = self.container(host)
         if docker("inspect", name, check=False).returncode:
+            self._forget(address)
             volume = f"{name}-docker"
             label = f"--label={LABEL}={self.name}"
             docker("volume", "create", label, volume)
@@ -217,6 +222,12 @@ class Lab:
                 docker("exec", "-i", name, "/usr/bin/docker", "load", "--quiet", stdin=saved.stdout)
             docker(*inside, "tag", vllm, "vllm-node:latest")
         self._lay_launcher(host, os.environ.get("LAUNCHER_DIR") or self.launcher)
+
+    def _forget(self, address: str) -> None:
+        """Trust no host key at that address any more: who answers there next is another host."""
+        with self._pinning:
+            forget = ["ssh-keygen", "-R", address, "-f", str(self._known_hosts)]
+            subprocess.run(forget, capture_output=True, check=False)  # without a file there is nothing to forget
 
     def _files(self, host: str, address: str) -> dict[str, tuple[bytes, int]]:
         """What a host has besides its image, as a tar's entries."""
@@ -255,22 +266,23 @@ class Lab:
         docker("rm", "--force", "--volumes", container)
         docker("volume", "rm", "--force", f"{name}-docker")
 
-    def _write_inventory(self) -> None:
-        known_hosts = self.state / "known_hosts"
-        # Without the last two a connection that Ansible keeps open waits 15 minutes for a host that is gone.
-        alive = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
+    @property
+    def _known_hosts(self) -> Path:
+        return self.state / "known_hosts"
+
+    def _write_inventory(self, count: int) -> None:
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         shared = {
             "ansible_user": images.USER,
             "ansible_ssh_private_key_file": str(self.state / "id_ed25519"),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={known_hosts} -o IdentitiesOnly=yes {alive}",
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self._known_hosts} -o IdentitiesOnly=yes",
             "ansible_control_path_dir": str(self._sockets),
-            "ssh_key_known_hosts": str(known_hosts),
+            "ssh_key_known_hosts": str(self._known_hosts),
             "ssh_key_password": PASSWORD,
             "spark_meminfo": "/run/spark-gpu/proc/meminfo",
             "recipe_dirs": [str(images.SIMULATION / "recipes"), str(self.state / "recipes")],
         }
-        sparks = {host: {"ansible_host": address} for host, address in self.hosts.items()}
+        sparks = {host: {"ansible_host": address} for host, address in list(self.hosts.items())[:count]}
         groups = {"sparks": {"hosts": sparks}, "vllm": {"hosts": dict.fromkeys(sparks)}}
         self.inventory.mkdir(exist_ok=True)
         (self.state / "recipes").mkdir(exist_ok=True)

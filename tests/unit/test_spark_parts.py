@@ -197,3 +197,38 @@ def test_memory_and_disk(tmp_path):
 
 def test_a_folder_without_a_launcher(tmp_path):
     assert spark_host.launcher(str(tmp_path))["present"] is False
+
+
+def top(*commands: str) -> list[dict]:
+    """What `docker top` prints of these processes, read."""
+    lines = ["PID COMMAND", *(f"{pid} {args}" for pid, args in enumerate(commands, 100))]
+    return spark_docker.rows("\n".join(lines).encode())
+
+
+RAY_NODE = [
+    "/usr/bin/python3 /usr/local/bin/ray start --block --head --port 6379",
+    "/usr/lib/python3/dist-packages/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp/ray",
+    "/usr/lib/python3/dist-packages/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/ray",
+    "/usr/bin/python3 -u /usr/lib/python3/dist-packages/ray/dashboard/agent.py --node-ip-address=10.0.0.1",
+    "/usr/bin/python3 -u /usr/lib/python3/dist-packages/ray/_private/log_monitor.py --logs-dir=/tmp/ray",
+    "ray::IDLE",
+]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "/usr/bin/python3 /usr/local/bin/vllm serve /models/ray/start --port 8888",
+        "VLLM::EngineCore",
+        "ray::RayWorkerWrapper.execute_method",
+        "bash -c vllm serve x --distributed-executor-backend ray",
+    ],
+)
+def test_what_serves_is_told_from_what_only_keeps_a_node_open(args):
+    assert [process["pid"] for process in spark_docker.working(top("sleep infinity", *RAY_NODE, args))] == [107]
+
+
+def test_a_ray_node_without_a_model_is_no_server():
+    assert spark_docker.working(top(*RAY_NODE)) == []
+    assert spark_docker.ray_node(top(*RAY_NODE))
+    assert not spark_docker.ray_node(top("sleep infinity", "vllm serve /models/ray/start"))

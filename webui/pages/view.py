@@ -228,7 +228,7 @@ def spark_problems(spark):
         found.append(f"the GPU is very hot: {gpu['temperature']:.0f} °C.")
     if spark.get("warning"):
         found.append(f"it {spark['warning']}")
-    if container.get("running") and container.get("serving_process") is False:
+    if container.get("running") and container.get("serving_process") is False and not container.get("ray"):
         found.append(f"the container {container.get('name')} is up, but no model runs in it.")
     return found
 

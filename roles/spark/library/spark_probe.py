@@ -62,7 +62,8 @@ spark:
     launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, solo: true, launch_script: true,
                env: true, daemon_exec: true}
     container: {id: 8f2c, name: vllm_node, running: true, image: vllm-node, image_id: "sha256:4bcff63911fc",
-                started_at: 1795000000.0, labels: {spark-control.model: qwen3.6-35b-a3b}, serving_process: true}
+                started_at: 1795000000.0, labels: {spark-control.model: qwen3.6-35b-a3b}, serving_process: true,
+                ray: false}
     vllm: {models: [Qwen/Qwen3.6-35B-A3B-FP8], in_flight: 0}
     record: {plan: {model: qwen3.6-35b-a3b}, job: 20261122-080000-ab12, launched: 1795000000.0, since: 1795000090.0}
     lease: {id: 20261122-080000-ab12, holder: swap, purpose: swap to gemma, seconds_left: 84.2}
@@ -115,13 +116,14 @@ def look_at_docker(name: str, images: list[str]) -> dict:
     """The container, its processes, and the images; an unwell docker is an answer of its own."""
     try:
         container = spark_docker.container(name)
-        working = spark_docker.serving_processes(name) if container and container["running"] else []
+        found = spark_docker.processes(name) if container and container["running"] else []
         ids = {image: spark_docker.image_id(image) for image in dict.fromkeys(images)}
     except spark_docker.DockerError as error:
         return {"docker": {"ok": False, "error": str(error)}, "container": None, "images": {}, "pids": set()}
     if container:
-        container["serving_process"] = bool(working)
-    pids = {process["pid"] for process in working}
+        container["serving_process"] = bool(spark_docker.working(found))
+        container["ray"] = spark_docker.ray_node(found)
+    pids = {process["pid"] for process in found}
     return {"docker": {"ok": True, "error": None}, "container": container, "images": ids, "pids": pids}
 
 

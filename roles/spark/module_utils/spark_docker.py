@@ -62,26 +62,37 @@ def image_id(name: str) -> str | None:
 def processes(name: str) -> list[dict]:
     """The processes in the container NAME: [{pid (the host's), args}]; none where it is gone."""
     done = docker("top", name, "-eo", "pid,args")
-    return [] if done.returncode else _rows(done.stdout)
+    return [] if done.returncode else rows(done.stdout)
 
 
-def _rows(top: bytes) -> list[dict]:
-    rows = [line.split(None, 1) for line in top.decode(errors="replace").splitlines()[1:]]
-    return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in rows if row]
+def rows(top: bytes) -> list[dict]:
+    """The same, out of what `docker top NAME -eo pid,args` printed, here or on another host."""
+    found = [line.split(None, 1) for line in top.decode(errors="replace").splitlines()[1:]]
+    return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in found if row]
 
 
 # What keeps a container open without serving anything: launch-cluster.sh's PID 1, and a shell around the server.
 _IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$")
+# Ray's own processes (the January launcher's cluster): they are there before vLLM and stay when it has died.
+_RAY = re.compile(
+    r"^(\S*python\S*( -\S+)* )?(\S*/)?ray start\b|^ray::IDLE|^\S*/ray/core/"
+    r"|^\S*python\S*( -\S+)* \S*/ray/(_private|dashboard|autoscaler)/"
+)
 
 
 def serving_processes(name: str) -> list[dict]:
     """The container's processes that do work: a container can be Up with its server dead."""
-    return [process for process in processes(name) if not _IDLE.match(process["args"])]
+    return working(processes(name))
 
 
-def serving(top: bytes) -> list[dict]:
-    """The same, from what another host's `docker top NAME -eo pid,args` printed."""
-    return [process for process in _rows(top) if not _IDLE.match(process["args"])]
+def working(found: list[dict]) -> list[dict]:
+    """Those of some processes that do work."""
+    return [process for process in found if not _IDLE.match(process["args"]) and not _RAY.match(process["args"])]
+
+
+def ray_node(found: list[dict]) -> bool:
+    """Whether a Ray node runs among these processes; on a worker, that is all there is until the head hands it work."""
+    return any(_RAY.match(process["args"]) for process in found)
 
 
 def logs(name: str, tail: int | None = None) -> bytes:

@@ -71,7 +71,7 @@ def serving(head: str, seen: dict) -> dict | None:
     plan = record["plan"]
     nodes = [node["host"] for node in plan["nodes"]]
     working = all((sparks.get(host) or {}).get("container", {}) for host in nodes)
-    alive = working and all(sparks[host]["container"].get("serving_process") for host in nodes)
+    alive = working and all(at_work(sparks[host]["container"], host == nodes[0]) for host in nodes)
     answers = record["since"] is not None and plan["served_name"] in names
     kept = {key: plan[key] for key in ("model", "title", "repo", "served_name", "mode", "digest", "port")}
     return kept | {
@@ -82,6 +82,11 @@ def serving(head: str, seen: dict) -> dict | None:
         "ready": bool(alive and answers),
         "plan": plan,
     }
+
+
+def at_work(container: dict, leads: bool) -> bool:
+    """Whether a node's container does its part. One of Ray's that does not lead shows no process of vLLM's own."""
+    return bool(container.get("serving_process") or (container.get("ray") and not leads))
 
 
 def arithmetic(plan: dict, seen: dict) -> list[dict]:

@@ -48,11 +48,13 @@ RETURN = r"""
 command: {description: The launcher's command line., returned: success, type: list}
 launch_log: {description: Where its output goes., returned: success, type: str}
 log_tail: {description: The last lines of its output., returned: failure, type: list}
-reason: {description: C(launch_failed)., returned: failure, type: str}
+reason: {description: C(launch_failed) or C(unreachable)., returned: failure, type: str}
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -60,10 +62,15 @@ from ansible.module_utils import spark_docker
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_launch_args import CannotCarry, LauncherCall, launcher_exec_args
 from ansible.module_utils.spark_serving import last_lines, launch_log, read_end, save_text, started, write_record
+from ansible.module_utils.spark_workers import Workers
 
 
 class LaunchFailed(Exception):
-    """The launcher did not bring the container up; the text says why, for a person."""
+    """The launcher did not bring the container up; the text says why, for a person, and `code` for a program."""
+
+    def __init__(self, why: str, code: str = "launch_failed"):
+        super().__init__(why)
+        self.code = code
 
 
 def launch(wish: dict, call: LauncherCall, log: str) -> None:
@@ -91,18 +98,36 @@ def launch(wish: dict, call: LauncherCall, log: str) -> None:
     if not call.detached:
         stays = {"pid": process.pid, "started": started(process.pid)}
         write_record(wish["state_dir"], record | {"launcher": stays})
-    deadline = time.monotonic() + wish["seconds"]
-    while process.poll() is None:
-        if not call.detached and spark_docker.serving_processes(wish["container"]):
-            return
-        if time.monotonic() > deadline:
-            raise LaunchFailed(f"the launcher was still at it after {wish['seconds']:.0f} s")
-        time.sleep(0.02)
-    if process.returncode:
-        raise LaunchFailed(f"the launcher gave up (exit code {process.returncode})")
+    try:
+        wait_for_launcher(wish, call, process)
+    except LaunchFailed:
+        # It must not bring anything up behind our back; its own traps would stop containers by name.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
     there = spark_docker.container(wish["container"])
     if not there or there["labels"].get(spark_docker.LABEL_DIGEST) != plan["digest"]:
         raise LaunchFailed("the launcher ended without bringing up the container")
+
+
+def wait_for_launcher(wish: dict, call: LauncherCall, process: subprocess.Popen) -> None:
+    """Wait until the launcher has done its part. Raises LaunchFailed where it will not."""
+    deadline = time.monotonic() + wish["seconds"]
+    # Its own ssh to a worker that vanishes would hang for as long as TCP does.
+    workers = Workers(wish["plan"]["nodes"][1:], wish["container"])
+    try:
+        while process.poll() is None:
+            if not call.detached and spark_docker.serving_processes(wish["container"]):
+                return
+            if lost := workers.unreachable():
+                raise LaunchFailed(f"{lost} stopped answering", "unreachable")
+            if time.monotonic() > deadline:
+                raise LaunchFailed(f"the launcher was still at it after {wish['seconds']:.0f} s")
+            time.sleep(0.02)
+    finally:
+        workers.close()
+    if process.returncode:
+        raise LaunchFailed(f"the launcher gave up (exit code {process.returncode})")
 
 
 def script_path(wish: dict) -> str:
@@ -173,7 +198,8 @@ def main() -> None:
             launch(wish, call, log)
     except (CannotCarry, LaunchFailed, spark_docker.DockerError) as error:
         tail = last_lines(read_end(log))
-        module.fail_json(msg=f"It was not launched: {error}.", reason="launch_failed", log_tail=tail)
+        reason = getattr(error, "code", "launch_failed")
+        module.fail_json(msg=f"It was not launched: {error}.", reason=reason, log_tail=tail)
     module.exit_json(changed=True, command=command, launch_log=log, diff=diff)
 
 

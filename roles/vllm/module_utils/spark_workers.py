@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 
-from ansible.module_utils.spark_docker import serving
+from ansible.module_utils.spark_docker import ray_node, rows, working
 
 _EVERY = 3.0
 # Twice unheard, a few seconds apart: one lost connection is no dead Spark.
@@ -21,7 +21,26 @@ class Workers:
 
     def trouble(self, grace_over: bool) -> dict | None:
         """Why a worker will not serve, {code, message}, or None. `grace_over`: its server should be there by now."""
-        return next((found for row in self.rows if (found := self._look(row, grace_over))), None)
+        for row in self.rows:
+            answer = self._look(row)
+            host = row["node"]["host"]
+            if row["misses"] >= _MISSES:
+                return {"code": "unreachable", "message": f"{host} stopped answering while it loaded."}
+            if answer is None:
+                continue
+            found = rows(answer[1])
+            alive = bool(working(found)) or ray_node(found)
+            if not alive and (row["alive"] or grace_over):
+                what = f"Its container on {host} ended" if answer[0] else f"Its part on {host} stopped by itself"
+                return {"code": "crashed", "message": f"{what} while it loaded."}
+            row["alive"] = alive
+        return None
+
+    def unreachable(self) -> str | None:
+        """The first worker that cannot be reached, by name."""
+        for row in self.rows:
+            self._look(row)
+        return next((row["node"]["host"] for row in self.rows if row["misses"] >= _MISSES), None)
 
     def close(self) -> None:
         """End the questions that are still open."""
@@ -30,7 +49,8 @@ class Workers:
                 row["ask"].kill()
                 row["ask"].communicate()
 
-    def _look(self, row: dict, grace_over: bool) -> dict | None:
+    def _look(self, row: dict) -> tuple[int, bytes] | None:
+        """An answer that has just come, (exit code, output), or None; asks again when it is time."""
         if row["ask"] is None:
             if time.monotonic() >= row["next"]:
                 row["ask"] = self._ask(row["node"]["address"])
@@ -39,19 +59,8 @@ class Workers:
             return None
         output, _said = row["ask"].communicate()
         code, row["ask"], row["next"] = row["ask"].returncode, None, time.monotonic() + _EVERY
-        host = row["node"]["host"]
         row["misses"] = row["misses"] + 1 if code == 255 else 0
-        if row["misses"] >= _MISSES:
-            return {"code": "unreachable", "message": f"{host} stopped answering while it loaded."}
-        if code == 255:
-            return None
-        alive = code == 0 and bool(serving(output))
-        if code and (row["alive"] or grace_over):
-            return {"code": "crashed", "message": f"Its container on {host} ended while it loaded."}
-        if not alive and (row["alive"] or grace_over):
-            return {"code": "crashed", "message": f"Its part on {host} stopped by itself while it loaded."}
-        row["alive"] = alive
-        return None
+        return None if code == 255 else (code, output)
 
     def _ask(self, address: str) -> subprocess.Popen:
         # The name was checked when the plan was made, and no shell of this host reads it.

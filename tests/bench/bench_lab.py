@@ -1,4 +1,4 @@
-"""How long a swap takes over a real sshd and a real docker, less the load: `python -m tests.lab.bench`."""
+"""How long a swap takes over a real sshd and a real docker, less the load: `python tests/bench/bench_lab.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from tests.conftest import PROJECT
 from tests.lab.conftest import LabCluster, freshen
 from tests.lab.lab import Lab
@@ -15,7 +17,6 @@ from tests.support import first_token
 
 ROUNDS = 3
 LOAD = 0.5
-DELAY = Path(__file__).with_name("delay.py")
 
 
 def timed(cluster: LabCluster, playbook: str, **variables) -> float:
@@ -39,11 +40,7 @@ def swap(cluster: LabCluster, model: str, **variables) -> float:
 
 def measure(cluster: LabCluster) -> dict[str, list[float]]:
     """{what: seconds of each round}."""
-    known = f"-o UserKnownHostsFile={cluster.lab.state / 'known_hosts'}"
-    slow = {
-        "ansible_ssh_common_args": f"{known} -o 'ProxyCommand={sys.executable} {DELAY} 100 %h %p'",
-        "ansible_control_path_dir": f"{cluster.lab.state}/s",
-    }
+    slow = cluster.slow(100)
     rows: dict[str, list[float]] = {}
     cluster.behave("demo/loads-slowly", "ok", LOAD)
     swap(cluster, "demo-slow")
