@@ -140,6 +140,13 @@ def test_it_outlives_the_playbook_and_a_second_run_attaches(cluster, slow_hub):
     assert (done.code, done.result["outcome"]) == (0, "downloaded")
 
 
+def test_two_runs_at_once_share_one_download(cluster, slow_hub):
+    runs = [cluster.start("download_weights", repo=REPO, hf_endpoint=slow_hub.url) for _ in range(2)]
+    ended = [cluster.finish(run) for run in runs]
+    assert [run.code for run in ended] == [0, 0], ended
+    assert {run.result["outcome"] for run in ended} == {"downloaded"}
+
+
 def test_a_cancel_stops_the_far_side_and_keeps_what_is_whole(cluster, slow_hub, store, monkeypatch):
     monkeypatch.setenv("SPARK_DEMO_HUB", slow_hub.url)
     job = store.start("download_weights", {"repo": REPO})

@@ -123,11 +123,12 @@ class Copies:
             return {"changed": True, "done": True, "copies": {}, "message": "would be copied"}
         changed = False
         for copy in self.wish["copies"]:
-            record = self.record(copy)
-            if record and spark_transfer.alive(record.get("process")):
-                continue
-            self.start(copy)
-            changed = True
+            with spark_transfer.alone(self.wish["state_dir"]):
+                record = self.record(copy)
+                if record and spark_transfer.alive(record.get("process")):
+                    continue
+                self.start(copy)
+                changed = True
         return self.state() | {"changed": changed}
 
     def start(self, copy: dict) -> None:
@@ -225,6 +226,9 @@ class Copies:
     def absent(self, check: bool) -> dict:
         """Stop what runs here."""
         stopped = []
+        if not check:
+            with spark_transfer.alone(self.wish["state_dir"]):
+                pass  # a start that was under way when the job was cancelled has ended now
         for peer in self.wish["peers"]:
             record, identity = self.record({"to": peer["host"]}), self.identity(peer["host"])
             if record and spark_transfer.alive(record["process"]):

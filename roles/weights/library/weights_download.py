@@ -153,12 +153,16 @@ class Download:
         if check:
             message = f"{amount(total - have)} in {len(coming)} files would be downloaded"
             return {"changed": True, "done": True, "message": message, "diff": diff}
-        self.clear()
-        now = time.time()
-        record = {"repo": self.repo, "revision": self.revision, "phase": "downloading", "started": now, "samples": []}
-        record |= {"commit": listing["commit"], "files": files, "total": total}
-        spark_transfer.write_record(self.wish["state_dir"], self.id, record)
-        self.run()
+        with spark_transfer.alone(self.wish["state_dir"]):
+            there = spark_docker.container(self.container)
+            record = spark_transfer.read_record(self.wish["state_dir"], self.id)
+            if there and there["running"] and record:  # another run was quicker
+                return self.state(record) | {"changed": False, "attached": True}
+            self.clear()
+            record = {"repo": self.repo, "revision": self.revision, "phase": "downloading", "started": time.time()}
+            record |= {"commit": listing["commit"], "files": files, "total": total, "samples": []}
+            spark_transfer.write_record(self.wish["state_dir"], self.id, record)
+            self.run()
         return self.state(record) | {"changed": True, "attached": False, "diff": diff}
 
     def listing(self) -> dict:
@@ -228,12 +232,9 @@ class Download:
         first = None
         while True:
             record = spark_transfer.read_record(self.wish["state_dir"], self.id)
-            if record is None:
-                raise Trouble("gone", "The download was stopped by somebody else.")
             there = spark_docker.container(self.container)
-            if there is None:
-                self.clear()
-                raise Trouble("gone", "The download's container was removed by somebody else.")
+            if record is None or there is None:
+                return self.gone()
             if not there["running"]:
                 return self.ended(record)
             now = self.state(record)
@@ -242,6 +243,14 @@ class Download:
             if now["percent"] >= first["percent"] + 2 or time.monotonic() >= until:
                 return now
             time.sleep(_LOOK_EVERY)
+
+    def gone(self) -> dict:
+        """Somebody else saw to its end: another run that watched it too, or one that stopped it."""
+        here = spark_cache.look(self.wish["hf_home"], self.repo, self.revision)
+        if here["state"] != "complete":
+            raise Trouble("gone", f"The download of {self.repo} was stopped by somebody else.")
+        message = f"{self.repo} is downloaded: {amount(here['bytes'])} in {here['files']} files"
+        return {"done": True, "message": message, "percent": 100}
 
     def state(self, record: dict) -> dict:
         """Where it is, by what is on the disk."""
@@ -286,7 +295,8 @@ class Download:
         if not there and not record:
             return {"changed": False, "done": True, "message": f"no download of {self.repo} was running"}
         if not check:
-            self.clear()
+            with spark_transfer.alone(self.wish["state_dir"]):
+                self.clear()
         kept = ""
         if record:
             have = amount(self.bytes_there(record["files"]))

@@ -7,6 +7,7 @@ stands beside it; both are the owner's own. Sizes are bytes, times are epoch sec
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -154,6 +155,15 @@ def forget(state_dir: str, identity: str) -> None:
     for suffix in (".json", ".log", ".list", ".exit", ".token"):
         with contextlib.suppress(OSError):
             os.unlink(record_path(state_dir, identity, suffix))
+
+
+@contextlib.contextmanager
+def alone(state_dir: str):
+    """Nobody else starts or stops a transfer on this Spark meanwhile: two runs at once, or a cancel amid a start."""
+    os.makedirs(os.path.expanduser(state_dir), mode=0o700, exist_ok=True)
+    with open(os.path.join(os.path.expanduser(state_dir), "transfers.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def tail(path: str, size: int = 65536) -> str:
