@@ -32,12 +32,14 @@ FRESH_LOCKED, FRESH = 5, 120
 MOST_FILES, MOST_DEPTH = 100_000, 16
 MOST_MISSING = 20
 MOST_TREE, MOST_INDEX = 4 << 20, 16 << 20
+_PIECE = 1 << 20
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<kind>\.[a-z]+)")
 _OLDER_WEIGHTS = (".bin", ".pt", ".pth")
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|rng_state.*)\.(bin|pt|pth)")
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 _NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json", "hf_quant_config.json")
+_TO_STORE = f"../../{STORE}/"
 _SHARDS_NAMED = re.compile(rb':\s*"([^"\\\x00-\x1f]{1,1024}\.(?:safetensors|bin))"')
 _TOTAL_SIZE = re.compile(rb'"total_size"\s*:\s*(\d{1,18})\b')
 
@@ -234,10 +236,17 @@ class Hub:
         if key in disk.shared:
             return
         try:
-            target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+            target = os.readlink(path)
         except OSError:
             return
-        if target.startswith(self.store):
+        # As huggingface_hub writes it; anything else takes six times as long to resolve.
+        plainly = target.startswith(_TO_STORE) and "/.." not in target[len(_TO_STORE) - 1 :]
+        where = path.rpartition("/")[0]
+        if plainly and where.endswith(f"/{folder}/blobs"):
+            ours = True
+        else:
+            ours = os.path.normpath(os.path.join(where, target)).startswith(self.store)
+        if ours:
             disk.shared[key] = seen.st_blocks * 512 if seen.st_nlink == 1 else 0
             self._owners.setdefault(key, set()).add(folder)
 
@@ -439,7 +448,7 @@ def judge(place: str, files: dict, tree: dict, partials: dict, busy: bool) -> di
     begun = {name for name in (*files, *partials) if name in files or name in tree}
     begun |= {name for name, (_, etag) in tree.items() if etag in partials}
     wanted = [names for names in sets if names & begun]
-    whole = {os.path.dirname(name) for names in wanted if not any(map(lacks, names)) for name in names if safe(name)}
+    whole = {os.path.dirname(min(names)) for names in wanted if any(map(safe, names)) and not any(map(lacks, names))}
     wanted = [names for names in wanted if any(map(safe, names)) or os.path.dirname(min(names)) not in whole]
     if not wanted and not weights:
         # Of nothing that was begun, the best format is the one that is missing.
@@ -527,9 +536,10 @@ def read_index(path: str) -> tuple[set[str], int | None]:
     text = read(path, MOST_INDEX)
     if not text:
         return set(), None
-    named = set()
-    for found in _SHARDS_NAMED.finditer(text):
-        named.add(found[1])
+    named: set[bytes] = set()
+    # A piece at a time, so that a hostile one takes no more memory than it has names; a name has at most 1,024 bytes.
+    for start in range(0, len(text), _PIECE):
+        named.update(_SHARDS_NAMED.findall(text, start, start + _PIECE + 2048))
         if len(named) > MOST_FILES // 20:
             return set(), None
     size = _TOTAL_SIZE.search(text)
