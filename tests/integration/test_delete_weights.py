@@ -10,16 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible.module_utils import spark_recipe_file
 
 from tests.caches import WHOLE, model, repo_folder
 
-INFERRED = """# Inferred by Spark Control from config.json; edit it and it is yours.
-recipe_version: "1"
+RECIPE = """recipe_version: "1"
 name: {name}
 model: {repo}
 container: vllm-node
 command: vllm serve {repo}
 """
+
+
+def inferred(name: str, repo: str) -> str:
+    """A recipe as save_recipe writes it."""
+    return spark_recipe_file.mark(RECIPE.format(name=name, repo=repo), repo, "2026-11-22")
 
 
 def home(cluster, host: str) -> Path:
@@ -55,9 +60,9 @@ def test_a_model_goes_from_every_spark_at_once(cluster):
         model(home(cluster, host), "org/other", {"config.json": "{}"}, shared=True)
     card = cluster.root.parent / "recipes/tuned.yaml"
     card.parent.mkdir()
-    card.write_text(INFERRED.format(name="tuned", repo="org/tuned"))
+    card.write_text(inferred("tuned", "org/tuned"))
     mine = card.with_name("mine.yaml")
-    mine.write_text(INFERRED.format(name="mine", repo="org/tuned").split("\n", 1)[1])
+    mine.write_text(RECIPE.format(name="mine", repo="org/tuned"))
     wish = {"repo": "org/tuned", "recipe_dirs": [str(card.parent)]}
 
     before = disks(cluster)
@@ -86,7 +91,7 @@ def test_a_model_goes_from_every_spark_at_once(cluster):
 def test_only_the_named_spark_loses_it_and_the_recipe_stays_for_the_other(cluster):
     for host in ("spark1", "spark2"):
         model(home(cluster, host), "org/tuned")
-    cluster.recipe("tuned", INFERRED.format(name="tuned", repo="org/tuned"))
+    cluster.recipe("tuned", inferred("tuned", "org/tuned"))
     dirs = [str(cluster.root / "recipes")]
     done = cluster.run("delete_weights", repo="org/tuned", hosts=["spark2"], recipe_dirs=dirs)
     assert [row["host"] for row in done.result["hosts"]] == ["spark2"], done.output

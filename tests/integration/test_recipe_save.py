@@ -90,7 +90,7 @@ def test_a_local_model_is_mounted_read_only_from_its_own_folder(cluster):
     assert cluster.run("save_recipe", model="my-tune", recipe=made["recipe"]).code == 0
     outside = cluster.swap("my-tune", local_model_dirs=[str(home / "elsewhere")])
     assert outside.code != 0
-    assert "lies in no folder of local models" in outside.result["message"]
+    assert "is in no folder of local models" in outside.result["message"]
     link = home / "models/link"
     link.symlink_to(home)
     assert cluster.run("save_recipe", model="link", recipe=suggested(str(link), kind="local")["recipe"]).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible.module_utils import spark_recipe_file
 
 from tests.conftest import load_plugin
 
@@ -134,12 +135,14 @@ def test_only_an_inferred_card_in_the_first_folder_goes(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-    (second / "a.yaml").write_text("# Inferred by Spark Control\nmodel: org/a\n")
+    inferred = spark_recipe_file.mark("model: org/a\n", "org/a", "2026-11-22")
+    (second / "a.yaml").write_text(inferred)
     (first / "mine.yaml").write_text("model: org/a\n# Inferred by Spark Control\n")
-    (first / "broken.yaml").write_text("# Inferred by Spark Control\nmodel: [org/a\n")
+    (first / "broken.yaml").write_text(spark_recipe_file.mark("model: [org/a\n", "org/a", "2026-11-22"))
+    (first / "edited.yaml").write_text(inferred + "# mine now\n")
     (first / "link.yaml").symlink_to(second / "a.yaml")
     assert decide(recipe_dirs=[str(first), str(second)])["card"] is None
-    (first / "a.yaml").write_text("# Inferred by Spark Control from its files\nmodel: org/a\n")
+    (first / "a.yaml").write_text(inferred)
     assert decide(recipe_dirs=[str(first)])["card"] == str(first / "a.yaml")
     kept = decide(recipe_dirs=[str(first)], hosts=["spark1"])
     assert (kept["card"], kept["card_kept"], kept["elsewhere"]) == (None, True, ["spark2"])

@@ -34,6 +34,7 @@ def test_every_knob_stands_in_the_inventory_with_its_default():
 INTERNAL = {
     "spark_images",
     "spark_repos",
+    "spark_scan",
     "ansible_host",
     "spark_recipe_dirs",
     "vllm_hold_seconds",

@@ -1,97 +1,13 @@
-"""The parts that run on a Spark, each by itself: weights, lease, load progress, docker's times."""
+"""The parts that run on a Spark, each by itself: lease, load progress, docker's times."""
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 
 import pytest
-from ansible.module_utils import spark_docker, spark_host, spark_lease, spark_serving, spark_weights
+from ansible.module_utils import spark_docker, spark_host, spark_lease, spark_serving
 
 REPO = "org/model"
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """A model in a Hugging Face cache: two shards, an index, links into blobs."""
-    home = tmp_path / "hub/models--org--model"
-    snapshot = home / "snapshots/abc"
-    snapshot.mkdir(parents=True)
-    (home / "refs").mkdir()
-    (home / "refs/main").write_text("abc")
-    (home / "blobs").mkdir()
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    for number, name in enumerate(names, 1):
-        (home / f"blobs/{number}").write_bytes(b"x" * 100)
-        (snapshot / name).symlink_to(f"../../blobs/{number}")
-    (snapshot / "config.json").write_text("{}")
-    index = {"weight_map": dict(zip("ab", names, strict=True))}
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
-    return tmp_path
-
-
-def state(cache, repo=REPO, revision=None):
-    """(state, reason) of the model."""
-    found = spark_weights.weights(str(cache), repo, revision)
-    return found["state"], found["reason"]
-
-
-def test_whole_weights_are_counted_through_their_links(cache):
-    found = spark_weights.weights(str(cache), REPO)
-    assert (found["state"], found["bytes"]) == ("complete", 200)
-
-
-def test_blobs_may_lie_in_a_shared_store_outside_the_model(cache):
-    home = cache / "hub/models--org--model"
-    shared = cache / "hub/blobs/ab"
-    shared.mkdir(parents=True)
-    os.replace(home / "blobs/1", shared / "cd")
-    (home / "blobs/1").symlink_to("../../blobs/ab/cd")
-    assert spark_weights.weights(str(cache), REPO)["state"] == "complete"
-
-
-def test_a_dangling_link_is_a_missing_file(cache):
-    (cache / "hub/models--org--model/blobs/2").unlink()
-    assert state(cache) == ("partial", "1 of its files are missing, the first is model-00002-of-00002.safetensors")
-
-
-def test_an_empty_shard_is_a_missing_file(cache):
-    (cache / "hub/models--org--model/blobs/1").write_bytes(b"")
-    assert state(cache)[0] == "partial"
-
-
-def test_a_gap_in_the_numbers_tells_without_an_index(cache):
-    snapshot = cache / "hub/models--org--model/snapshots/abc"
-    (snapshot / "model.safetensors.index.json").unlink()
-    (snapshot / "model-00001-of-00002.safetensors").unlink()
-    assert state(cache)[0] == "partial"
-
-
-def test_the_tree_of_the_revision_tells_best(cache):
-    trees = cache / "hub/models--org--model/trees"
-    trees.mkdir()
-    (trees / "abc.json").write_text(json.dumps({"files": [{"path": "config.json"}, {"path": "tokenizer.json"}]}))
-    assert state(cache) == ("partial", "1 of its files are missing, the first is tokenizer.json")
-
-
-def test_what_is_being_downloaded_says_so(cache):
-    home = cache / "hub/models--org--model"
-    (home / "blobs/2").unlink()
-    (home / "blobs/2.0a1b2c3d.incomplete").write_bytes(b"x")
-    assert state(cache)[0] == "downloading"
-
-
-@pytest.mark.parametrize("repo", ["org/other", "../../etc", "org", "-x/y", "org/mo..del", "a/b/c"])
-def test_what_is_not_there_is_missing_and_says_where_it_was_looked_for(cache, repo):
-    assert state(cache, repo)[0] == "missing"
-    assert state(cache, repo)[1]
-
-
-def test_a_revision_that_is_not_there(cache):
-    assert state(cache, revision="v2") == ("partial", "org/model has no snapshot of v2")
-    assert state(cache, revision="../..")[0] == "partial"
-    assert state(cache, revision="abc")[0] == "complete"
 
 
 def lease(name, **other):

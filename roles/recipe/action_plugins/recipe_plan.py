@@ -47,7 +47,12 @@ class ActionModule(ActionBase):
                 path = spark_recipe.find(model, given["recipe_dirs"])
                 recipe = spark_recipe.load(path)
                 plan = spark_recipe.render(recipe, given["nodes"], given["port"], container=given["container"])
-                result |= {"plan": plan, "reason": None, "msg": f"{plan['title']} is planned as {plan['mode']}."}
+                result |= {
+                    "plan": plan,
+                    "weights": spark_recipe.weights_of(plan),
+                    "reason": None,
+                    "msg": f"{plan['title']} is planned as {plan['mode']}.",
+                }
             else:
                 recipes = spark_recipe.listing(given["recipe_dirs"], given["nodes"], given["port"])
                 result |= {"recipes": recipes, "reason": None, "msg": f"{len(recipes)} recipes."}

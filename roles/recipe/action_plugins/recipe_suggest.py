@@ -5,6 +5,7 @@ An action plugin, because it only computes; see library/recipe_suggest.py.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,16 +13,17 @@ import ansible.module_utils
 from ansible.plugins.action import ActionBase
 
 # Ansible looks into a role's module_utils for modules only; on the controller Python has to be told.
-for _role in ("recipe", "spark"):
+for _role in ("recipe", "spark", "weights"):
     _folder = str(Path(os.path.realpath(__file__)).parents[2] / _role / "module_utils")
     if _folder not in ansible.module_utils.__path__:
         ansible.module_utils.__path__.append(_folder)
 
-from ansible.module_utils import spark_infer, spark_recipe
+from ansible.module_utils import spark_infer, spark_recipe, spark_report
 
 ARGUMENTS = {
-    "entries": {"type": "list", "elements": "dict", "required": True},
-    "sparks": {"type": "list", "elements": "dict", "default": []},
+    "model": {"type": "str", "required": True},
+    "seen": {"type": "str", "required": True},
+    "head": {"type": "str", "required": True},
     "recipe_dirs": {"type": "list", "elements": "path", "default": []},
     "port": {"type": "int", "default": 8888},
     "nodes": {"type": "int"},
@@ -36,20 +38,36 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
-        """One suggestion an entry, each with a name of its own."""
+        """Read the arguments, suggest."""
         super().run(tmp, task_vars)
         _validation, given = self.validate_argument_spec(argument_spec=ARGUMENTS)
-        suggestions = suggest_all(
-            given["entries"], given["sparks"], given["recipe_dirs"], given["port"], given["nodes"]
-        )
-        return {"changed": False, "suggestions": suggestions}
+        given["seen"] = spark_report.per_host(task_vars, given["seen"])
+        # Ansible's own kinds of text and numbers become plain ones, which YAML can write.
+        given = json.loads(json.dumps(given))
+        order = [given["head"], *(host for host in task_vars["groups"].get("vllm", []) if host != given["head"])]
+        return {"changed": False, "result": suggested(order=order, **given)}
 
 
-def suggest_all(entries, sparks, dirs, port=8888, nodes=None) -> list[dict]:
-    """The suggestions in the entries' order; no two have one name, and none has that of a recipe."""
-    taken = {item.name for item in spark_recipe.load_all(dirs)}
-    suggestions = []
-    for entry in entries:
-        suggestions.append(spark_infer.suggest(entry, sparks, taken, port, nodes))
-        taken.add(suggestions[-1]["name"])
-    return suggestions
+def suggested(model, seen, head, order, recipe_dirs, port, nodes) -> dict:
+    """The result of suggest_recipe.yml: see RETURN in library/recipe_suggest.py."""
+    result = {"operation": "suggest_recipe", "ok": False, "changed": False, "model": model, "suggestion": None}
+    sparks = {host: found for host in order if (found := spark_report.spark(seen.get(host, {"unreachable": True})))}
+    entries = {host: found["weights"][model] for host, found in sparks.items() if model in found["weights"]}
+    whole = [host for host, entry in entries.items() if entry["state"] == "complete"]
+    if not whole:
+        told = next((f"{host}: {entry['reason']}." for host, entry in entries.items() if entry["reason"]), "")
+        silent = [spark_report.fault(host, seen[host]) + "." for host in order if host in seen and host not in sparks]
+        why = " ".join([told, *silent]).strip() or "No Spark could be asked."
+        return result | {"reason": "not_whole", "message": f"{model} is whole on no Spark. {why}"}
+    memory = {host: found["memory"] for host, found in sparks.items()}
+    rows = [
+        {"host": host, "total": row["total"], "available": row["available"], "held": row.get("model", 0)}
+        for host, row in memory.items()
+    ]
+    taken = {item.name for item in spark_recipe.load_all(recipe_dirs)}
+    suggestion = spark_infer.suggest(entries[whole[0]], rows, taken, port, nodes)
+    if suggestion["recipe"] is None:
+        return result | {"reason": "no_suggestion", "message": suggestion["reason"], "suggestion": suggestion}
+    where = "one Spark" if suggestion["nodes"] == 1 else f"{suggestion['nodes']} Sparks"
+    message = f"{suggestion['title']} would run on {where}; confidence: {suggestion['confidence']}."
+    return result | {"ok": True, "reason": None, "message": message, "suggestion": suggestion}

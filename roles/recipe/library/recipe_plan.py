@@ -77,6 +77,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+weights:
+  description: What the plan needs on the disks of its nodes, C([{repo, revision}]); a local model by its path.
+  returned: success, with O(model)
+  type: list
+  elements: dict
 plan:
   description: The launch, when O(model) is given and its recipe can be used.
   returned: success, with O(model)

@@ -6,18 +6,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: recipe_suggest
-short_description: Suggest how to launch models that have no recipe
+short_description: Suggest how to launch a model that has no recipe
 description:
-  - Infers launch flags from what a scan found in each model's own files, for the Sparks that there are.
+  - Infers launch flags from what a scan found in the model's own files, for the Sparks that there are.
   - Every flag says which file and key it comes from, why, how sure it is, and what to look out for.
   - Runs on the controller and touches no host.
 options:
-  entries: {type: list, elements: dict, required: true, description: Models as a scan tells them.}
-  sparks:
-    type: list
-    elements: dict
-    default: []
-    description: C({host, total, available, held}) of each Spark that vLLM may use, in bytes, the head first.
+  model: {type: str, required: true, description: "The model, C(org/name) or a local model's absolute path."}
+  seen: {type: str, required: true, description: The name under which every host registered M(spark_probe)'s result.}
+  head: {type: str, required: true, description: The head Spark.}
   recipe_dirs:
     type: list
     elements: path
@@ -36,23 +33,25 @@ author: [Spark Control]
 EXAMPLES = r"""
 - name: Suggest how to launch it
   recipe_suggest:
-    entries: "{{ scan.models }}"
-    sparks:
-      - {host: spark1, total: 130567634944, available: 123000000000, held: 0}
+    model: org/name
+    seen: spark_seen
+    head: spark1
     recipe_dirs: "{{ recipe_dirs }}"
+  run_once: true
   register: suggested
 """
 
 RETURN = r"""
-suggestions:
+result:
   description:
-    - One a model, in order, C({name, title, repo, path, mode, nodes, confidence, flags, left_out, env, warnings,
-      reason, recipe, text, fit}). Without a suggestion C(recipe) is null and C(reason) says why.
+    - C({operation, ok, changed, model, reason, message, suggestion}). Without a suggestion C(ok) is false and
+      C(message) says why; reason is V(not_whole), V(no_suggestion) or null.
+    - The suggestion is C({name, title, repo, path, mode, nodes, confidence, flags, left_out, env, warnings, reason,
+      recipe, text, fit}).
     - C(flags) and C(left_out) are C([{flag, value, source, reason, confidence, warning, words}]); source is C({file,
       key}) or null, value null for a flag without one, confidence V(high), V(medium) or V(low), words the
       flag's part of the recipe's command, whose value stands in its defaults.
     - C(recipe) is what M(recipe_save) takes, C(text) its YAML, C(fit) the sum for each Spark.
   returned: always
-  type: list
-  elements: dict
+  type: dict
 """

@@ -219,6 +219,14 @@ def render(recipe: Recipe, nodes, port: int, host="0.0.0.0", container="vllm_nod
     return plan | {"digest": digest(plan)}
 
 
+def weights_of(plan: dict) -> list[dict]:
+    """What a plan needs on the disks of its nodes: [{repo (or a local model's path), revision}], its draft included."""
+    found = [{"repo": plan["repo"], "revision": plan["revision"]}] if plan["repo"] else []
+    found += [{"repo": mount["source"], "revision": None} for mount in plan["mounts"]]
+    draft = plan["memory"].get("draft_model")
+    return found + ([{"repo": draft, "revision": None}] if draft else [])
+
+
 def digest(plan: dict) -> str:
     """sha256 over all that changes a launch, and nothing else: the same digest serves the same thing the same way."""
     keys = ("image", "mode", "env", "mods", "argv", "script", "port", "container")

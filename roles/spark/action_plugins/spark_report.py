@@ -12,9 +12,11 @@ import ansible.module_utils
 from ansible.plugins.action import ActionBase
 
 # Ansible looks into a role's module_utils for modules only; on the controller Python has to be told.
-ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
+ansible.module_utils.__path__.extend(
+    str(Path(__file__).parents[2] / role / "module_utils") for role in ("spark", "weights")
+)
 
-from ansible.module_utils import spark_report
+from ansible.module_utils import spark_menu, spark_report
 
 
 class ActionModule(ActionBase):
@@ -32,11 +34,13 @@ class ActionModule(ActionBase):
                 "head": {"type": "str", "required": True},
                 "recipes": {"type": "list", "elements": "dict", "default": []},
                 "recipe_dirs": {"type": "list", "elements": "str", "default": []},
+                "operation": {"type": "str", "choices": ["probe", "menu"], "default": "probe"},
             }
         )
+        tell = menu if wish.pop("operation") == "menu" else report
         wish["seen"] = spark_report.per_host(task_vars, wish["seen"])
         addresses = spark_report.per_host(task_vars, "ansible_host")
-        return {"changed": False, "result": report(addresses=addresses, **wish)}
+        return {"changed": False, "result": tell(addresses=addresses, **wish)}
 
 
 def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_dirs: list[str]) -> dict:
@@ -45,6 +49,7 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
     now = spark_report.serving(head, seen)
     told = {key: value for key, value in now.items() if key != "plan"} if now else None
     silent = [f"{spark['error']}." for spark in sparks if not spark["reachable"]]
+    fitting = {recipe["name"]: fits(recipe, seen) for recipe in recipes}
     state = f"{now['title']} {'serves' if now['ready'] else 'does not answer'}." if now else "No model is serving."
     return {
         "operation": "probe",
@@ -57,11 +62,39 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
         "serving": told,
         "lease": (spark_report.spark(seen.get(head, {})) or {}).get("lease"),
         "recipes": [
-            {key: value for key, value in recipe.items() if key != "placement"} | {"fits": fits(recipe, seen)}
+            {key: value for key, value in recipe.items() if key != "placement"} | {"fits": fitting[recipe["name"]]}
             for recipe in recipes
         ],
+        "models": models(recipes, seen, fitting),
         "recipe_dirs": recipe_dirs,
     }
+
+
+def menu(**wish) -> dict:
+    """The result of menu.yml: the models alone, and which folders were looked into."""
+    told = report(**wish)
+    cards = told["models"]
+    groups = {
+        "can be served": ("ready",),
+        "need a recipe": ("needs setup",),
+        "are not whole": ("downloading", "incomplete", "missing on some hosts", "no weights"),
+        "cannot run here": ("too big", "too few Sparks", "unusable", "broken"),
+    }
+    counts = {words: sum(card["status"] in group for card in cards) for words, group in groups.items()}
+    said = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+    silent = [f"{spark['error']}." for spark in told["sparks"] if not spark["reachable"]]
+    kept = {key: told[key] for key in ("ok", "changed", "at", "head", "models", "recipe_dirs")}
+    return kept | {
+        "operation": "menu",
+        "message": " ".join([f"Models: {said}." if said else "There is no model and no recipe.", *silent]),
+        "folders": {spark["host"]: spark["folders"] for spark in told["sparks"] if spark["reachable"]},
+    }
+
+
+def models(recipes: list[dict], seen: dict, fitting: dict) -> list[dict]:
+    """The menu; see spark_menu."""
+    disks = {host: found["weights"] for host, answer in seen.items() if (found := spark_report.spark(answer))}
+    return spark_menu.menu(recipes, disks, fitting)
 
 
 def row(host: str, address: str, answer: dict) -> dict:
@@ -74,10 +107,11 @@ def row(host: str, address: str, answer: dict) -> dict:
             "reachable": False,
             "error": spark_report.fault(host, answer),
         }
-    shown = ("memory", "gpu", "disk", "docker", "session", "launcher", "container", "weights", "images", "clock")
+    shown = ("memory", "gpu", "disk", "docker", "session", "launcher", "container", "images", "clock")
     warning = spark_report.short_lived(found)
     told = {"host": host, "address": address, "reachable": True, "error": None, "warning": warning}
-    return told | {key: found[key] for key in shown}
+    # Which folders were looked into, and why one is empty.
+    return told | {key: found[key] for key in shown} | {"folders": (found["scan"] or {}).get("folders") or []}
 
 
 def fits(recipe: dict, seen: dict) -> dict | None:
@@ -87,4 +121,4 @@ def fits(recipe: dict, seen: dict) -> dict | None:
     if not rows:
         return None
     tightest = min(rows, key=lambda line: (line["ok"], line["free"] - line["needs"]))
-    return {"ok": tightest["ok"], "message": tightest["message"]}
+    return {key: tightest[key] for key in ("ok", "message", "verified", "estimate")}

@@ -28,10 +28,16 @@ options:
     type: list
     elements: dict
     default: []
-    description: Hub repos whose weights are wanted.
+    description: Models whose weights are wanted.
     options:
-      repo: {type: str, required: true, description: C(org/name).}
+      repo: {type: str, required: true, description: 'C(org/name), or the absolute path of a local model.'}
       revision: {type: str, description: A branch, tag or commit; the main branch without it.}
+  local_model_dirs:
+    type: list
+    elements: path
+    default: []
+    description: Folders of local or fine-tuned models.
+  scan: {type: bool, default: false, description: Whether to look at all models on the disks.}
 author: [Spark Control]
 """
 
@@ -49,7 +55,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 spark:
-  description: What was found.
+  description: What was found. The keys of a model's weights, and of a scan, are in the weights role's README.
   returned: always
   type: dict
   sample:
@@ -68,19 +74,19 @@ spark:
     record: {plan: {model: qwen3.6-35b-a3b}, job: 20261122-080000-ab12, launched: 1795000000.0, since: 1795000090.0}
     lease: {id: 20261122-080000-ab12, holder: swap, purpose: swap to gemma, seconds_left: 84.2}
     measured: {launches: {"sha256:1f": {estimate: 91268055040, measured: 93415538688, at: 1795000090.0}}, models: {}}
-    weights: {Qwen/Qwen3.6-35B-A3B-FP8: {state: complete, bytes: 37000000000, reason: "", path: /home/spark/…}}
+    weights: {Qwen/Qwen3.6-35B-A3B-FP8: {state: complete, weights_bytes: 37000000000, reason: ""}}
+    scan: null
     clock: 1795000100.0
 """
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible.module_utils import spark_docker, spark_host
+from ansible.module_utils import spark_cache, spark_docker, spark_host
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.spark_lease import read as read_lease
 from ansible.module_utils.spark_measured import read_measured
 from ansible.module_utils.spark_serving import Vllm, read_record
-from ansible.module_utils.spark_weights import weights
 
 
 def look(wanted: dict) -> dict:
@@ -92,8 +98,7 @@ def look(wanted: dict) -> dict:
         by_pid = pool.submit(spark_host.gpu_memory_by_pid)
         launcher = pool.submit(spark_host.launcher, wanted["launcher_dir"])
         vllm = pool.submit(look_at_vllm, wanted["address"], wanted["port"])
-        asked = {row["repo"]: (row["repo"], row["revision"]) for row in wanted["repos"]}
-        found = pool.map(lambda row: weights(wanted["hf_home"], *row), asked.values())
+        weights = pool.submit(look_at_disks, wanted)
         seen = docker.result()
         pids = seen.pop("pids")
         held = sum(size for pid, size in by_pid.result().items() if pid in pids)
@@ -107,9 +112,21 @@ def look(wanted: dict) -> dict:
             "record": read_record(wanted["state_dir"]),
             "lease": read_lease(wanted["state_dir"]),
             "measured": read_measured(wanted["state_dir"]),
-            "weights": dict(zip(asked, found, strict=True)),
+            **weights.result(),
             "clock": time.time(),
         }
+
+
+def look_at_disks(wanted: dict) -> dict:
+    """{weights: {model: its entry}, scan: everything, where that is wanted}."""
+    home, local = wanted["hf_home"], wanted["local_model_dirs"]
+    scan = spark_cache.scan(home, local) if wanted["scan"] else None
+    found = {entry["name"]: entry for entry in scan["models"]} if scan else {}
+    for row in wanted["repos"]:
+        # A scan tells what the main branch has.
+        if row["revision"] or row["repo"] not in found:
+            found[row["repo"]] = spark_cache.look(home, row["repo"], row["revision"], local)
+    return {"weights": found, "scan": {"folders": scan["folders"]} if scan else None}
 
 
 def look_at_docker(name: str, images: list[str]) -> dict:
@@ -148,6 +165,8 @@ def main() -> None:
             "meminfo": {"type": "path", "default": "/proc/meminfo"},
             "images": {"type": "list", "elements": "str", "default": []},
             "repos": {"type": "list", "elements": "dict", "default": [], "options": repo},
+            "local_model_dirs": {"type": "list", "elements": "path", "default": []},
+            "scan": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -17,6 +17,7 @@ options:
   head: {type: str, required: true, description: The head Spark.}
   recipes: {type: list, elements: dict, default: [], description: What M(recipe_plan) read without a model.}
   recipe_dirs: {type: list, elements: str, default: [], description: Where it read them.}
+  operation: {type: str, choices: [probe, menu], default: probe, description: Everything, or the models alone.}
 author: [Spark Control]
 """
 
@@ -30,5 +31,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-result: {description: The result of probe.yml; its keys are in the role's README., returned: always, type: dict}
+result:
+  description: The result of probe.yml or menu.yml; the keys are in the READMEs of this role and of the weights role.
+  returned: always
+  type: dict
 """

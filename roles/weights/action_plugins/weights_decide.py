@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 
 import ansible.module_utils
@@ -16,14 +15,10 @@ from ansible.plugins.action import ActionBase
 
 # Ansible looks into a role's module_utils for modules only; on the controller Python has to be told.
 ansible.module_utils.__path__.extend(
-    str(Path(__file__).parents[2] / role / "module_utils") for role in ("spark", "gpu_lease", "weights")
+    str(Path(__file__).parents[2] / role / "module_utils") for role in ("spark", "gpu_lease", "recipe", "weights")
 )
 
-from ansible.module_utils import spark_lease, spark_report
-from ansible.module_utils.spark_disk import read
-
-MARKER = b"# Inferred by Spark Control"  # how the first line of a recipe begins that no person wrote
-MOST_RECIPE = 1 << 20
+from ansible.module_utils import spark_lease, spark_recipe_file, spark_report
 
 
 class ActionModule(ActionBase):
@@ -172,12 +167,8 @@ def card(folder: str, title: str) -> str | None:
         return None
     for name in names:
         path = os.path.join(folder, name)
-        try:
-            own = stat.S_ISREG(os.lstat(path).st_mode)
-        except OSError:
-            continue
-        text = read(path, MOST_RECIPE) if own else None
-        if not text or not text.startswith(MARKER):
+        state, text = spark_recipe_file.whose(path)
+        if state != "inferred":
             continue
         try:
             recipe = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
