@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +31,8 @@ done
 """
 
 
+# Before xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Every test here is the lab's; one worker has the tests' lab, another one Molecule's."""
     for item in items:
@@ -108,24 +109,22 @@ class LabCluster(Cluster):
             self.lab.root(name, "sh", "-c", f"sed -i {text} {folder}/snapshots/*/demo.json")
 
 
-@contextmanager
-def needs_engine(lab: Lab):
-    """Hold the lab; skip where no docker engine can be had, but not where nothing may be skipped."""
-    with lab.held():
-        try:
-            engine.need()
-        except LabError as error:
-            if os.environ.get("CI") == "true" or not os.geteuid():
-                raise
-            pytest.skip(str(error))
-        yield
+def need_engine() -> None:
+    """Have a docker engine; skip where none can be had, but not where nothing may be skipped."""
+    try:
+        engine.need()
+    except LabError as error:
+        if os.environ.get("CI") == "true" or not os.geteuid():
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def lab():
     """Three Sparks, connected by the project's own playbooks. SPARK_LAB_KEEP=1 leaves them up for the next run."""
     made = Lab("test", 3, "172.31.78", PROJECT / "var/lab-test", load_seconds=0.5)
-    with needs_engine(made):
+    need_engine()
+    with made.held():
         made.up()
         made.connect()
         yield made

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from tests.conftest import PROJECT
-from tests.lab.conftest import needs_engine
+from tests.lab import engine
+from tests.lab.conftest import need_engine
 from tests.lab.lab import Lab
 from tests.support import BIN
 
@@ -18,10 +19,11 @@ ROLES = sorted(folder.name for folder in (PROJECT / "roles").iterdir() if (folde
 @pytest.fixture(scope="module")
 def turn():
     """One run of Molecule at a time; what a run that was cut off left there is gone afterwards too."""
-    lab = Lab("molecule", 2, "172.31.79", PROJECT / "var/lab-molecule")
-    with needs_engine(lab):
+    need_engine()
+    # Not the lab's own lock: that is for the commands which Molecule runs.
+    with engine.turn("molecule"):
         yield
-        lab.down()
+        Lab("molecule", 2, "172.31.79", PROJECT / "var/lab-molecule").down()
 
 
 @pytest.mark.parametrize("role", ROLES)
