@@ -76,10 +76,11 @@ def create_app(config=None):
     _errors(app)
     _static(app)
 
-    from webui import api, pages
+    from webui import api, gateway, pages
 
     pages.register(app)
     api.register(app)
+    gateway.register(app)
     return app
 
 
@@ -147,7 +148,8 @@ def _guard(app):
             )
         if request.method not in SAFE and not same_origin(request.headers):
             raise Problem(403, "This request comes from another site, so it is refused.")
-        if (request.content_length or 0) > app.config["MAX_CONTENT_LENGTH"]:
+        limit = getattr(app.view_functions.get(request.endpoint), "max_body", app.config["MAX_CONTENT_LENGTH"])
+        if limit is not None and (request.content_length or 0) > limit:  # None: the view reads it piece by piece
             raise Problem(413, problems.method_or(413))
         if token and request.endpoint not in ("static", "htmx", "token", "api.healthz"):
             given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
@@ -185,19 +187,21 @@ def _guard(app):
 def _errors(app):
     @app.errorhandler(Problem)
     def problem(error):
-        return problems.respond(error)
+        from webui.gateway import errors
+
+        return errors.from_problem(error) if errors.speaks_openai() else problems.respond(error)
 
     @app.errorhandler(HTTPException)
     def http(error):
         if isinstance(error.response, Response) or error.code is None or error.code < 400:
             return error
         headers = {"Allow": ", ".join(sorted(error.valid_methods))} if getattr(error, "valid_methods", None) else {}
-        return problems.respond(Problem(error.code, problems.method_or(error.code), headers=headers))
+        return problem(Problem(error.code, problems.method_or(error.code), headers=headers))
 
     @app.errorhandler(Exception)
     def other(error):
         log.exception("%s %s", request.method, request.path)
-        return problems.respond(Problem(500, problems.method_or(500)))
+        return problem(Problem(500, problems.method_or(500)))
 
 
 def _static(app):

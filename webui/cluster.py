@@ -78,7 +78,7 @@ def read_inventory(sources, project_dir):
             templar = Templar(loader=loader, variables=known)
             values = {}
             for key in known:
-                if key == "ansible_host" or key.endswith(("_port", "_container")):
+                if key == "ansible_host" or key.endswith(("_port", "_container")) or key.startswith("gateway_"):
                     values[key] = templar.template(known[key])
             address = resolve(str(values.get("ansible_host") or host.name))
             groups = frozenset(str(group.name) for group in host.get_groups())

@@ -1,4 +1,4 @@
-"""Serve the pages and the JSON twin: gunicorn, one process, 256 threads."""
+"""Serve the pages, the JSON twin and the gateway: gunicorn, one process, 384 threads (made as they are needed)."""
 
 import errno
 import logging
@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 
-THREADS = 256
+THREADS = 384  # 128 open pages, 192 requests through the gateway, and some to answer everybody else
 PORT = 9999
 
 
@@ -24,6 +24,8 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
             if "streams" in extensions:
                 extensions["streams"].closing.set()
                 extensions["hub"].wake()
+            if "gateway" in extensions:
+                extensions["gateway"].close()
             super().handle_exit(sig, frame)
 
         handle_quit = handle_exit

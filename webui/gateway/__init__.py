@@ -1,0 +1,30 @@
+"""One address for chat, embeddings, rerank and search: relays to the inventory's services, with caps and errors."""
+
+import logging
+
+from flask import Response, request
+
+from webui.gateway import chat, errors, metrics, relay
+from webui.gateway.errors import Refused
+from webui.gateway.relay import Gateway
+
+log = logging.getLogger("spark-control.gateway")
+
+
+def register(app):
+    """Add /v1 and /metrics to the app; app.extensions["gateway"] is its Gateway."""
+    app.extensions["gateway"] = Gateway(app.extensions["cluster"], app.extensions["jobs"])
+    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(relay.HungUp, lambda _error: Response(status=499))
+    for blueprint in (chat.api, metrics.api):
+        app.register_blueprint(blueprint)
+
+
+def _refused(refused):
+    metrics.refused(request.endpoint, refused.status)
+    log.info(
+        "%s %s %s refused=%d %s", relay.request_id(), request.method, request.endpoint, refused.status, refused.code
+    )
+    response = errors.respond(refused) if errors.speaks_openai() else errors.as_problem(refused)
+    response.headers["X-Request-Id"] = relay.request_id()
+    return response

@@ -1,0 +1,144 @@
+"""Finds one field of a JSON object in bytes as they arrive, without making objects of them.
+
+A chat's body may be tens of megabytes of images with its `model` behind them. This looks at no more than the object's
+own level, skips everything deeper at the speed of a search for quotes and brackets, and tells where the value stands.
+"""
+
+import json
+import re
+
+WORST = 64 << 10  # bytes of a key or of the value that are looked at
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_IN_STRING = re.compile(rb'["\\]')
+_DEEP = re.compile(rb'["\[\]{}]')
+_SCALAR_END = re.compile(rb"[ \t\r\n,}\]]")
+
+
+class Broken(ValueError):
+    """Not a JSON object, as far as it was looked at."""
+
+
+class Finder:
+    """feed() bytes until it returns True: the value stands at buffer[start:end], or `over` says there is none.
+
+    buffer: all bytes so far. Raises Broken.
+    """
+
+    def __init__(self, field):
+        self.field, self.buffer = field, bytearray()
+        self.start = self.end = None
+        self.over = False
+        self._at = self._depth = 0
+        self._expect = "object"
+        self._token = None  # where the string or number that is being read began
+        self._key = None
+
+    def feed(self, data):
+        """Look at more bytes; whether it is settled."""
+        self.buffer += data
+        while self.start is None and not self.over:
+            if not self._step():
+                return False
+        return True
+
+    def value(self):
+        """The field's value: a str, or None for any other. Raises Broken."""
+        raw = bytes(self.buffer[self.start : self.end])
+        if raw[:1] != b'"' or len(raw) > WORST:
+            return None
+        return self._decode(raw)
+
+    @staticmethod
+    def _decode(raw):
+        try:
+            return json.loads(raw.decode())
+        except ValueError as error:
+            raise Broken("a string in it is malformed") from error
+
+    def _step(self):
+        """Go on by one token; False when more bytes are needed."""
+        buffer = self.buffer
+        if self._token is not None:
+            return self._in_string() if buffer[self._token] == 0x22 else self._in_scalar()
+        if self._depth > 1:
+            return self._deep()
+        self._at = _SPACE.match(buffer, self._at).end()
+        if self._at >= len(buffer):
+            return False
+        byte = buffer[self._at : self._at + 1]
+        self._at += 1
+        return self._take(byte)
+
+    def _take(self, byte):
+        """A byte on the object's own level."""
+        expect = self._expect
+        if expect == "object" and byte == b"{":
+            self._depth, self._expect = 1, "key or end"
+        elif expect in ("key", "key or end") and byte == b'"':
+            self._token, self._expect = self._at - 1, "key"
+        elif expect == "colon" and byte == b":":
+            self._expect = "value"
+        elif expect == "value" and byte in (b"{", b"["):
+            self._depth, self._token_start = 2, self._at - 1
+        elif expect == "value" and (byte == b'"' or byte in b"-0123456789tfn"):
+            self._token = self._at - 1
+        elif expect == "comma or end" and byte == b",":
+            self._expect = "key"
+        elif expect in ("comma or end", "key or end") and byte == b"}":
+            self.over = True
+        else:
+            raise Broken(f"it has {byte.decode('latin-1')!r} where {expect} should be")
+        return True
+
+    def _deep(self):
+        found = _DEEP.search(self.buffer, self._at)
+        if not found:
+            self._at = len(self.buffer)
+            return False
+        self._at = found.end()
+        byte = found[0]
+        if byte == b'"':
+            self._token = self._at - 1
+        else:
+            self._depth += 1 if byte in b"[{" else -1
+            if self._depth == 1:
+                self._value_ends(self._token_start)
+        return True
+
+    def _in_string(self):
+        buffer = self.buffer
+        while found := _IN_STRING.search(buffer, self._at):
+            if found[0] == b'"':
+                self._at = found.end()
+                begin, self._token = self._token, None
+                if self._depth == 1:
+                    self._string_ends(begin)
+                return True
+            if found.end() >= len(buffer):  # the escaped byte is not there yet
+                self._at = found.start()
+                return False
+            self._at = found.end() + 1
+        self._at = len(buffer)
+        return False
+
+    def _in_scalar(self):
+        found = _SCALAR_END.search(self.buffer, self._at)
+        if not found:
+            self._at = len(self.buffer)
+            return False
+        self._at = found.start()
+        begin, self._token = self._token, None
+        self._value_ends(begin)
+        return True
+
+    def _string_ends(self, begin):
+        if self._expect != "key":
+            return self._value_ends(begin)
+        raw = bytes(self.buffer[begin : self._at]) if self._at - begin <= 8 * len(self.field) + 2 else b'""'
+        self._key, self._expect = self._decode(raw), "colon"
+        return None
+
+    def _value_ends(self, begin):
+        self._expect = "comma or end"
+        if self._key == self.field:
+            self.start, self.end = begin, self._at
