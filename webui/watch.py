@@ -112,6 +112,11 @@ class Facts:
         return (self.probe or {}).get("recipes") or []
 
     @property
+    def models(self):
+        """The menu: a card a model, as the probe put it together (roles/weights/README.md)."""
+        return (self.probe or {}).get("models") or []
+
+    @property
     def titles(self):
         """{model name: title}"""
         return {recipe["name"]: recipe.get("title") or recipe["name"] for recipe in self.recipes}

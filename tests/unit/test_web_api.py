@@ -26,11 +26,14 @@ def jobs(project, operation):
 def test_models_tell_what_each_is_and_needs(web_project):
     web_project.lay("probe", probe())
     answer = web_project.client().get("/api/models").json
-    models = {model["name"]: model for model in answer["models"]}
+    models = {model["id"]: model for model in answer["models"]}
     assert models["qwen"]["serving"] is True
     assert models["gemma"]["vision"] is True
-    assert models["gemma"]["weights"]["spark1"] == {"state": "complete", "bytes": 17 * GB, "reason": None}
-    assert models["scout"]["message"] == "84 % downloaded."
+    assert models["gemma"]["weights"]["spark1"]["bytes"] == 17 * GB
+    assert (models["scout"]["status"], models["scout"]["message"]) == ("incomplete", "On spark1 84 % of it is there.")
+    tuned = models["me--tuned"]
+    assert (tuned["name"], tuned["model"], tuned["status"]) == (None, "me/tuned", "needs setup")
+    assert answer["folders"]["spark1"][0]["path"] == "/hf/hub"
     assert "command is missing" in models["broken"]["error"]
     assert 0 < answer["age_seconds"] < 60
 

@@ -43,9 +43,9 @@ def test_an_empty_installation_says_what_comes_next(web_project):
 
 
 def test_no_recipe_at_all_names_the_folder(web_project):
-    web_project.lay("probe", probe(recipes=[], recipe_dirs=["/srv/recipes"], serving=None))
+    web_project.lay("probe", probe({"spark1": []}, recipes=[], recipe_dirs=["/srv/recipes"], serving=None))
     page = text(web_project.client().get("/", headers=PAGE))
-    assert "There is no recipe in /srv/recipes." in page
+    assert "There is no model on the Sparks, and no recipe in /srv/recipes." in page
     assert "Nothing is serving" in page
 
 

@@ -5,10 +5,12 @@ import os
 import time
 
 import pytest
+from ansible.module_utils import spark_menu
 
 from webui.app import create_app
 
 GB = 2**30
+NODES = ["spark1", "spark2"]
 GIB = 1024**3
 ROLE = """\
 argument_specs:
@@ -32,6 +34,31 @@ argument_specs:
   probe:
     short_description: Look at the Sparks
     options: {}
+  download_weights:
+    options:
+      repo: {type: str, required: true}
+      revision: {type: str}
+      host: {type: str}
+      copy_to: {type: list, elements: str}
+  copy_weights:
+    options:
+      repo: {type: str, required: true}
+      source: {type: str}
+      to: {type: list, elements: str}
+      verify: {type: str, choices: [size, hash]}
+  delete_weights:
+    options:
+      repo: {type: str}
+      path: {type: str}
+      hosts: {type: list, elements: str}
+  suggest_recipe:
+    options:
+      model: {type: str, required: true}
+      nodes: {type: int}
+  save_recipe:
+    options:
+      model: {type: str, required: true}
+      recipe: {type: dict, required: true}
 """
 TASKS = """\
 - name: Wait until a file is there
@@ -50,7 +77,8 @@ all:
     sparks: {hosts: {spark1: {ansible_host: 127.0.0.1}, spark2: {ansible_host: 127.0.0.1}}}
     vllm: {hosts: {spark1: , spark2: }}
 """
-OPERATIONS = ("probe", "swap", "stop_model", "gpu_lease")
+OPERATIONS = ("probe", "swap", "stop_model", "gpu_lease", "download_weights", "copy_weights", "delete_weights")
+OPERATIONS += ("suggest_recipe", "save_recipe")
 
 
 def spark(host, **more):
@@ -66,13 +94,32 @@ def spark(host, **more):
         "docker": {"ok": True, "error": None},
         "launcher": {"path": "~/spark-vllm-docker", "present": True},
         "container": None,
-        "weights": {
-            "Qwen/Qwen3.6": {"state": "complete", "bytes": 37 * GB, "reason": None},
-            "nvidia/Gemma-4": {"state": "complete", "bytes": 17 * GB, "reason": None},
-            "meta/Scout": {"state": "partial", "bytes": 61 * GB, "reason": "84 % downloaded"},
-        },
+        "folders": [{"path": "/hf/hub", "kind": "cache", "models": 4, "reason": ""}],
         **more,
     }
+
+
+def entry(name, size, state="complete", **more):
+    """A model on one disk, as a scan tells it."""
+    known = {
+        "name": name,
+        "kind": "cache",
+        "repo": name,
+        "path": f"/hf/hub/{name}",
+        "snapshot": None,
+        "revision": "abc",
+    }
+    known |= {"revisions": 1, "bytes": size, "frees": size, "weights_bytes": size, "files": 9, "state": state}
+    known |= {"progress": None, "missing": [], "missing_count": 0, "reason": "", "last_used": None, "facts": {}}
+    return known | more
+
+
+DISK = [
+    entry("Qwen/Qwen3.6", 37 * GB),
+    entry("nvidia/Gemma-4", 17 * GB, facts={"vision": {"value": True, "file": "config.json", "key": "vision_config"}}),
+    entry("meta/Scout", 61 * GB, "partial", reason="84 % of it is there"),
+    entry("me/tuned", 8 * GB),
+]
 
 
 def recipe(name, title, repo, **more):
@@ -111,8 +158,21 @@ SERVING = {
 }
 
 
-def probe(**more):
-    """A probe's result: two Sparks, five recipes in every state."""
+def probe(disks=None, **more):
+    """A probe's result: two Sparks, five recipes in every state, one model without; disks: {host: [entry]}."""
+    found = _probe(**more)
+    disks = {host: {row["name"]: row for row in rows} for host, rows in (disks or dict.fromkeys(NODES, DISK)).items()}
+    fits = {row["name"]: row["fits"] for row in found["recipes"]}
+    placed = [row | {"placement": _placement(row)} for row in found["recipes"]]
+    return found | {"models": spark_menu.menu(placed, disks, fits)}
+
+
+def _placement(row):
+    """Where a recipe would run on two Sparks."""
+    return {"nodes": [{"host": host} for host in NODES[: row.get("min_nodes") or 1]]} if row["name"] != "huge" else None
+
+
+def _probe(**more):
     broken = "recipes/broken.yaml: the field command is missing; expected text."
     return {
         "operation": "probe",

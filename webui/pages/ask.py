@@ -4,9 +4,11 @@ import json
 import shlex
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlencode
 
 from flask import Blueprint, make_response, redirect, render_template, request
+from markupsafe import Markup
 
 from webui.api import changes
 from webui.api.problems import Problem
@@ -31,6 +33,11 @@ class Question:
     command: str = ""
     curl: str = ""
     link: tuple | None = None
+    plan: list = field(default_factory=list)  # (term, [lines]) of what would happen
+    again: str = ""  # where to ask once more while the preview runs
+    fields: list = field(default_factory=list)  # (name, value) that the form sends
+    choices: list = field(default_factory=list)  # (words, address, chosen): the same question, asked otherwise
+    danger: bool = False
 
 
 @pages.get("/models/<name>/swap")
@@ -47,7 +54,7 @@ def swap(name):
     recipe = changes.known_model(name)
     if recipe.get("error"):
         raise Problem(422, words.sentence(recipe["error"]))
-    return _go(changes.start("swap", {"model": name}))
+    return go(changes.start("swap", {"model": name}))
 
 
 @pages.get("/models/<name>/stop")
@@ -64,41 +71,44 @@ def stop(name):
     serving = cluster.facts(fresh=True).serving
     if serving and serving.get("model") not in (None, name):
         raise Problem(409, f"{recipe.get('title') or name} is not what serves now: {serving.get('title')} is.")
-    return _go(changes.start("stop_model", {}))
+    return go(changes.start("stop_model", {}))
 
 
 def _ask(operation, variables, title, verb, action):
+    """The question before a swap or a stop."""
+    return ask(operation, variables, title, verb, action, plan=_swap_plan, busy=changes.running_change())
+
+
+def ask(operation, variables, title, verb, action, *, plan, busy=None, curl=None, **more):
+    """A question with a preview run behind it.
+
+    plan: the preview's result and the Question -> [(term, [lines])]; busy: a job that stands in the way; curl: (path,
+    body) of the JSON twin; more: other fields of the Question, `verb` may be replaced by a callable of the result.
+    """
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.headers.get("Sec-Fetch-Mode") != "navigate":
         raise Problem(403, "This request comes from another site, so it is refused.")
-    busy = changes.running_change()
+    first = verb if isinstance(verb, str) else verb({})
     if busy:
         name = words.name_of(busy.operation, busy.variables, cluster.facts().titles, doing=True)
-        return _show(
-            Question(
-                "busy",
-                title,
-                verb,
-                action,
-                message=f"{name} is under way. One at a time.",
-                link=(f"/jobs/{busy.id}", "See how far it is"),
-            )
-        )
+        told = {"message": f"{name} is under way. One at a time.", "link": (f"/jobs/{busy.id}", "See how far it is")}
+        return _show(Question("busy", title, first, action, **told))
     job = _preview(operation, variables, request.args.get("check", ""))
     usual = jobs.expected_seconds(operation, variables)
-    question = {
+    result = job.result or {}
+    question = more | {
         "title": title,
-        "verb": verb,
+        "verb": verb if isinstance(verb, str) else verb(result),
         "action": action,
         "check": job.id,
+        "again": _again(job.id),
         "usual": f"{words.roughly(usual).capitalize()}, going by earlier runs."
         if usual
         else "Usually a few minutes; there is no earlier run to go by.",
         "command": job.command.replace(" --check", "").replace(" --diff", ""),
-        "curl": _curl(operation, variables),
+        "curl": _curl(*(curl or ("api/swap", variables))) if curl or operation == "swap" else "",
     }
     if job.status in ("starting", "running", "cancelling"):
         return _show(Question("checking", **question))
-    result = job.result or {}
     message = words.sentence(result.get("message") or "")
     if result.get("outcome") == "refused" or (result and not result.get("ok", True)):
         return _show(Question("refused", message=message, result=result, **question))
@@ -109,7 +119,39 @@ def _ask(operation, variables, title, verb, action):
         return _show(
             Question("failed", message=message or told, link=(f"/jobs/{job.id}", "See what happened"), **question)
         )
-    return _show(Question("ready", message=message, result=result, **question))
+    ready = Question("ready", message=message, result=result, **question)
+    return _show(replace(ready, plan=plan(result, ready)))
+
+
+def _swap_plan(result, question):
+    stop = result.get("operation") == "stop_model"
+    stops = [_stopping(row) for row in result.get("stops") or []]
+    found = []
+    if not stop:
+        nodes = [row["host"] for row in result.get("arithmetic") or []]
+        found.append(("Starts", [question.title + (f" on {words.together(nodes)}" if nodes else "")]))
+    found.append(("Stops", stops or ["Nothing: no model is serving."]))
+    found.append(("Takes", [question.usual + (" Nothing answers meanwhile." if stops and not stop else "")]))
+    if stops and not stop:
+        titles = [row.get("title") or row.get("model") for row in result["stops"]]
+        found.append(("If it fails", [f"{words.together(titles)} is put back."]))
+    return found
+
+
+def _stopping(row):
+    """What stops, as a line; Markup, because requests in flight stand out."""
+    where = f" on {words.together(row['hosts'])}" if row.get("hosts") else ""
+    head = f"{row.get('title') or row.get('model')}{where}"
+    if row.get("in_flight"):
+        flying = words.plural(row["in_flight"], "request")
+        return Markup("{}; <strong>{} in flight</strong>.").format(head, flying)
+    return f"{head}; nothing is in flight." if row.get("in_flight") == 0 else f"{head}."
+
+
+def _again(check):
+    """This question's own address with the preview's id in it."""
+    query = [(key, value) for key, value in request.args.items(multi=True) if key != "check"]
+    return f"{request.path}?{urlencode([*query, ('check', check)])}"
 
 
 _previews, _lock = {}, threading.Lock()
@@ -120,7 +162,7 @@ def _preview(operation, variables, check):
     key = (operation, json.dumps(variables, sort_keys=True))
     if words.JOB_ID.fullmatch(check):
         job = jobs.get(check)
-        if job and job.check and job.operation == operation and job.variables.get("model") == variables.get("model"):
+        if job and job.check and job.operation == operation and job.variables == variables:
             return job
     with _lock:
         known = _previews.get(key)
@@ -135,14 +177,13 @@ def _show(question):
     return render_template("ask.html", question=question, fragment=bool(request.htmx) and not request.htmx.boosted)
 
 
-def _curl(operation, variables):
-    if operation != "swap":
-        return ""
-    body = shlex.quote(json.dumps(variables))
-    return f"curl -X POST {shlex.quote(request.host_url + 'api/swap')} -H 'Content-Type: application/json' -d {body}"
+def _curl(path, data):
+    body = shlex.quote(json.dumps(data))
+    return f"curl -X POST {shlex.quote(request.host_url + path)} -H 'Content-Type: application/json' -d {body}"
 
 
-def _go(job):
+def go(job):
+    """To the job that was started."""
     if request.htmx:
         response = make_response("", 204)
         response.headers["HX-Redirect"] = f"/jobs/{job.id}"

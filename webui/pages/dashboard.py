@@ -6,7 +6,7 @@ import time
 from flask import Blueprint, current_app, redirect, render_template, request
 from jinja2_fragments.flask import render_block
 
-from webui.pages import cluster, streams, view, words
+from webui.pages import cluster, menu, streams, view, words
 from webui.pages.progress import running_bar
 
 pages = Blueprint("dashboard", __name__)
@@ -43,7 +43,12 @@ def context(facts):
         "notices": view.notices(facts, now),
         "running": [running_bar(job, facts, now) for job in facts.running],
         "sparks": view.sparks(facts),
-        "models": view.models(facts),
+        "models": menu.rows(facts),
+        "folders": [
+            (spark["host"], row)
+            for spark in (facts.probe or {}).get("sparks") or []
+            for row in spark.get("folders") or []
+        ],
         "at": now,
     }
 

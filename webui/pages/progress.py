@@ -127,7 +127,7 @@ def of(job, facts, store, view=None):
         expected=usual,
         phase=_phase(view, ended),
         percent=None if ended or view.percent is None else max(0, min(100, round(view.percent))),
-        detail=view.message or "" if not ended else "",
+        detail="" if ended else _detail(view),
         steps=_steps(view),
         stories=_stories(result),
         log_tail=[str(line) for line in result.get("log_tail") or []],
@@ -166,6 +166,12 @@ def _phase(view, ended):
     if ended:
         return ""
     return (view.phase or view.current_task or "starting").replace("_", " ")
+
+
+def _detail(view):
+    """What the newest look said, unless it is the phase and the percent once more: "16 of 96 MB, 4.3 MB/s"."""
+    message = view.message or ""
+    return "" if message.startswith(str(view.phase or "\0")) else message
 
 
 def _headline(job, result, view, facts, ended):

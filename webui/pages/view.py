@@ -1,4 +1,4 @@
-"""What the templates show, made from Facts: the serving sentence, what is wrong, a row per Spark, a row per model."""
+"""What the templates show, made from Facts: the serving sentence, what is wrong, a row per Spark."""
 
 from dataclasses import dataclass, field
 
@@ -55,21 +55,6 @@ class Spark:
     bar: Bar | None = None
     numbers: list = field(default_factory=list)  # (term, value, state)
     problems: list = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Model:
-    name: str
-    title: str
-    about: list  # short words: NVFP4, vision, 17 GB
-    where: str
-    state: str  # good|attention|bad|plain
-    word: str
-    message: str
-    serving: bool
-    swap: str  # "yes", "ask" (probably refused, the question says why), "again" (serves but is silent), "no"
-    recipe: dict = field(default_factory=dict)
-    weights: dict = field(default_factory=dict)
 
 
 def served_title(facts):
@@ -294,100 +279,3 @@ def _numbers(spark):
         full = 100 * (1 - disk["free"] / disk["total"])
         found.append(("Disk", f"{full:.0f} % full", "bad" if full > 95 else "attention" if full > 90 else ""))
     return found
-
-
-def models(facts):
-    """A row per recipe: the serving one first, then those that can run, then the rest; by title."""
-    serving_now = served_title(facts)[1]
-    name = (serving_now or {}).get("model")
-    rows = [_model(facts, recipe, recipe["name"] == name) for recipe in facts.recipes]
-    rank = {"yes": 1, "ask": 2, "no": 3}
-    return sorted(rows, key=lambda row: (0 if row.serving else rank[row.swap], row.title.lower()))
-
-
-def find(facts, name):
-    """The recipe of that name, or None."""
-    return next((recipe for recipe in facts.recipes if recipe["name"] == name), None)
-
-
-def weights_of(facts, recipe):
-    """{host: {"state", "bytes", "reason"}} of a recipe's weights on the Sparks that were reached."""
-    repo = recipe.get("repo")
-    found = {}
-    for spark in (facts.probe or {}).get("sparks") or []:
-        if repo and spark.get("reachable"):
-            found[spark["host"]] = (spark.get("weights") or {}).get(repo) or {
-                "state": "missing",
-                "bytes": 0,
-                "reason": None,
-            }
-    return found
-
-
-def _model(facts, recipe, is_serving):
-    title = recipe.get("title") or recipe["name"]
-    if recipe.get("error"):
-        return Model(
-            recipe["name"],
-            title,
-            [],
-            "",
-            "bad",
-            "cannot be read",
-            words.sentence(recipe["error"]),
-            is_serving,
-            "no",
-            recipe,
-        )
-    weights = weights_of(facts, recipe)
-    held = [host for host, found in weights.items() if found.get("state") == "complete"]
-    some = [host for host, found in weights.items() if found.get("state") not in ("complete", "missing", None)]
-    largest = max((found.get("bytes") or 0 for found in weights.values()), default=0)
-    about = [
-        word
-        for word in (
-            (recipe.get("quantization") or "").upper(),
-            "vision" if recipe.get("vision") else "",
-            words.size(largest) if largest else "",
-        )
-        if word
-    ]
-    need = recipe.get("min_nodes") or 1
-    if recipe.get("mode") == "cluster" or need > 1:
-        about.append(f"{need} Sparks")
-    where = words.together(held) if held else ""
-    state, word, message, swap = _verdict(facts, recipe, weights, held, some, need)
-    if is_serving and facts.live.at and not facts.live.answers and not facts.running:
-        state, word, message, swap = "bad", "does not answer", "", "again"
-    elif is_serving:
-        state, word, message = "good", "serving", ""
-    return Model(recipe["name"], title, about, where, state, word, message, is_serving, swap, recipe, weights)
-
-
-def _verdict(facts, recipe, weights, held, some, need):
-    """(state, word, message, swap) of a model that can be read."""
-    fits = recipe.get("fits")
-    count = len(facts.inventory.sparks)
-    if count and need > count:
-        return (
-            "attention",
-            "needs more Sparks",
-            f"It needs {need} Sparks and there {'is' if count == 1 else 'are'} {count}.",
-            "no",
-        )
-    if weights and some and len(held) < need:
-        host = some[0]
-        return (
-            "attention",
-            "incomplete",
-            words.sentence(weights[host].get("reason") or f"Its weights are incomplete on {host}"),
-            "ask",
-        )
-    if weights and len(held) < need:
-        lacking = [host for host in weights if host not in held]
-        return "plain", f"missing on {words.together(lacking)}" if held else "not on disk", "", "ask"
-    if fits and not fits.get("ok"):
-        return "attention", "does not fit", words.sentence(fits.get("message")), "ask"
-    if fits:
-        return "good", "fits", "", "yes"
-    return "plain", "may fit", "", "yes"

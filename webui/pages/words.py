@@ -13,6 +13,11 @@ OPERATIONS = {
     "stop_model": ("Stop {title}", "Stopping {title}"),
     "probe": ("Look at the Sparks", "Looking at the Sparks"),
     "gpu_lease": ("Reserve the GPUs", "Reserving the GPUs"),
+    "download_weights": ("Download {title}", "Downloading {title}"),
+    "copy_weights": ("Copy {title}", "Copying {title}"),
+    "delete_weights": ("Delete {title}", "Deleting {title}"),
+    "suggest_recipe": ("Look at how to launch {title}", "Looking at how to launch {title}"),
+    "save_recipe": ("Save the recipe of {title}", "Saving the recipe of {title}"),
 }
 
 
@@ -105,6 +110,12 @@ def name_of(operation, variables, titles, doing=False):
     pattern = OPERATIONS.get(
         operation, (operation.replace("_", " ").capitalize(), operation.replace("_", " ").capitalize())
     )
-    model = str(variables.get("model") or "")
+    model = str(variables.get("model") or variables.get("repo") or variables.get("path") or "")
     title = titles.get(model) or model or "the model"
     return pattern[doing].format(title=title)
+
+
+def doing(operation):
+    """What is being done, in one word: "downloading"."""
+    pattern = OPERATIONS.get(operation, ("", operation))[1]
+    return pattern.split()[0].lower()

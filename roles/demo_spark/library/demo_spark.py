@@ -65,6 +65,13 @@ options:
         description: How many shards.
         type: int
         default: 2
+      room:
+        description: Whether the shards take their room on the disk.
+        type: bool
+        default: false
+      chat_template:
+        description: How a chat is written, in Jinja.
+        type: str
       state:
         description: >-
           C(downloading) lacks its last shard and has a partial file, C(partial) lacks it, C(metadata) has no shard.
@@ -324,7 +331,7 @@ class Spark:
         present = {"complete": names, "metadata": []}.get(state, names[:-1])
         for name in present:
             etag = hashlib.sha256(f"{repo}/{name}".encode()).hexdigest()
-            self.sparse(os.path.join(folder, "blobs", etag), total // count)
+            self.sparse(os.path.join(folder, "blobs", etag), total // count, room=model.get("room", False))
             self.link(os.path.join(snapshot, name), f"../../blobs/{etag}")
         if state == "downloading":
             etag = hashlib.sha256(f"{repo}/{names[-1]}".encode()).hexdigest()
@@ -339,7 +346,7 @@ class Spark:
         texts = {
             "config.json": model["config"],
             "generation_config.json": {"transformers_version": "5.0.0"},
-            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+            "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **chat_template(model)},
             "tokenizer.json": {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}},
             "model.safetensors.index.json": index,
         }
@@ -465,8 +472,11 @@ class Spark:
             os.unlink(path)
         os.symlink(target, path)
 
-    def sparse(self, path, size, name=None):
-        """A safetensors file of `size` bytes: a header without tensors but perhaps with a name, and a hole."""
+    def sparse(self, path, size, name=None, room=False):
+        """A safetensors file of `size` bytes: a header without tensors but perhaps with a name, and a hole.
+
+        With `room` the hole takes its room on the disk, so that a delete gives it back.
+        """
         if os.path.exists(path) and os.path.getsize(path) == size:
             return
         self.note(f"laid {path}")
@@ -477,6 +487,8 @@ class Spark:
             header = json.dumps({"__metadata__": {"name": name}} if name else {}).encode().ljust(8)
             file.write(struct.pack("<Q", len(header)) + header)
             file.truncate(size)
+            if room:
+                os.posix_fallocate(file.fileno(), 0, size)
 
 
 class Lock:
@@ -492,6 +504,11 @@ class Lock:
     def __exit__(self, *_):
         if self.file:
             self.file.close()
+
+
+def chat_template(model):
+    """The part of tokenizer_config.json that tells how a chat is written, where the model has one."""
+    return {"chat_template": model["chat_template"]} if model.get("chat_template") else {}
 
 
 def behaviour(model):
@@ -515,6 +532,8 @@ def main():
         "repo": {"type": "str", "required": True},
         "bytes": {"type": "int", "required": True},
         "shards": {"type": "int", "default": 2},
+        "room": {"type": "bool", "default": False},
+        "chat_template": {"type": "str"},
         "state": {"type": "str", "choices": ["complete", "downloading", "partial", "metadata"], "default": "complete"},
         "config": {"type": "dict", "default": {}},
         "demo": {"type": "dict", "default": {}},

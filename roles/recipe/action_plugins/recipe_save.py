@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
 def save(name: str, recipe: dict, dirs: list[str], preview: bool = False) -> dict:
     """What the task returns: {changed, result, diff}; a refusal is a result that is not ok, and no failure here."""
     said = {"operation": "save_recipe", "ok": False, "changed": False, "model": str(name)[:200], "path": None}
-    said |= {"reason": None, "problems": []}
+    said |= {"outcome": "refused", "reason": None, "problems": [], "text": None}
     try:
         text = spark_recipe_file.compose(name, recipe)
         path = spark_recipe_file.place(name, dirs)
@@ -57,7 +57,9 @@ def save(name: str, recipe: dict, dirs: list[str], preview: bool = False) -> dic
         return {"changed": False, "result": said | {"reason": why.reason, "problems": why.problems, "message": message}}
     verb = ("would be " if preview else "is ") + ("saved" if state == "absent" else "written anew")
     message = f"{name} {verb} as {path}." if changed else f"{name} is there already, as {path}."
-    result = {"changed": changed, "result": said | {"ok": True, "changed": changed, "path": path, "message": message}}
+    outcome = ("preview" if preview else "saved") if changed else "unchanged"
+    said |= {"ok": True, "changed": changed, "outcome": outcome, "path": path, "text": text, "message": message}
+    result = {"changed": changed, "result": said}
     if changed:
         result["diff"] = {"before": old, "after": whole, "before_header": path, "after_header": path}
     return result

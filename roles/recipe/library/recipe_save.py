@@ -41,8 +41,9 @@ EXAMPLES = r"""
 RETURN = r"""
 result:
   description: >-
-    C({operation, ok, changed, message, model, path, reason, problems}), problems being C([{field, message}]) and reason
-    V(bad_recipe), V(taken), V(not_writable) or null.
+    C({operation, ok, changed, outcome, message, model, path, text, reason, problems}), outcome being V(saved),
+    V(preview), V(unchanged) or V(refused), problems C([{field, message}]) and reason V(bad_recipe), V(taken),
+    V(not_writable) or null.
   returned: always
   type: dict
 """

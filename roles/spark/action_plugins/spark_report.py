@@ -75,10 +75,10 @@ def menu(**wish) -> dict:
     told = report(**wish)
     cards = told["models"]
     groups = {
-        "can be served": ("ready",),
-        "need a recipe": ("needs setup",),
-        "are not whole": ("downloading", "incomplete", "missing on some hosts", "no weights"),
-        "cannot run here": ("too big", "too few Sparks", "unusable", "broken"),
+        "ready": ("ready",),
+        "without a recipe": ("needs setup",),
+        "not whole": ("downloading", "incomplete", "missing on some hosts", "no weights"),
+        "that cannot run here": ("too big", "too few Sparks", "unusable", "broken"),
     }
     counts = {words: sum(card["status"] in group for card in cards) for words, group in groups.items()}
     said = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
