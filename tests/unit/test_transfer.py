@@ -43,6 +43,8 @@ def test_progress_without_a_past_or_a_total_says_no_more_than_it_knows():
     assert spark_transfer.gauge(record, 0)["message"] == "0.0 of 0.0 MB"
     record = {"phase": "copying", "total": 10, "started": time.time(), "samples": []}
     assert spark_transfer.gauge(record, 10)["percent"] == 99, "whole is said only once it is verified"
+    record = {"phase": "downloading", "total": 4 << 20, "started": 0.0, "samples": [[time.time() - 2, 0]]}
+    assert spark_transfer.gauge(record, 88)["message"] == "0.0 of 4.0 MB", "no days left for a first small file"
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**15), st.integers(0, 10**6)), max_size=20), st.integers(0, 10**15))

@@ -96,7 +96,7 @@ def gauge(record: dict, done: int) -> dict:
     speed = max(0.0, (done - samples[0][1]) / span) if span >= 0.5 else 0.0
     percent = min(99, int(done * 100 / total)) if total else 0
     words = [same_unit(done, total)]
-    if speed:
+    if speed >= 1024:  # less than that, nothing has come to speak of: a first small file, days left
         words += [f"{amount(speed)}/s", left((total - done) / speed)]
     progress = {"done": done, "total": total, "percent": percent, "speed": round(speed)}
     seconds = round(now - record["started"], 1)
