@@ -29,15 +29,22 @@ __all__ = ["DENIED", "Hub", "lay", "share"]
 
 
 class Hub:
-    """A hub as a process of its own, for the length of a `with`; `url` is its address."""
+    """A hub as a process of its own, for the length of a `with`; `url` is its address, `host` where it listens."""
 
-    def __init__(self, root: Path, spec: dict | None = None, rate: float | None = None, token: str | None = None):
-        self.root, self.rate, self.token = Path(root), rate, token
+    def __init__(
+        self,
+        root: Path,
+        spec: dict | None = None,
+        rate: float | None = None,
+        token: str | None = None,
+        host: str = "127.0.0.1",
+    ):
+        self.root, self.rate, self.token, self.host = Path(root), rate, token, host
         self.url = ""
         lay(self.root, spec or {})
 
     def __enter__(self) -> Hub:
-        command = [sys.executable, "-m", "tests.hub", "--root", str(self.root)]
+        command = [sys.executable, "-m", "tests.hub", "--host", self.host, "--root", str(self.root)]
         command += ["--rate", str(self.rate)] if self.rate else []
         command += ["--token", self.token] if self.token else []
         self.process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)

@@ -21,13 +21,14 @@ PACKAGES = "/usr/lib/python3/dist-packages"
 DELAY = Path(__file__).with_name("delay.py")
 # As root: nothing of an earlier test is left on a host, and the launcher and the models are as they were laid.
 FRESH = """
-pkill -CONT dockerd; mountpoint -q /home/spark/.spark-control && umount -l /home/spark/.spark-control
+pkill -CONT dockerd; pkill -KILL -x rsync; rm -f /usr/local/bin/rsync
+for folder in /home/spark/.spark-control /home/spark/.cache/huggingface; do
+  mountpoint -q $folder && umount -l $folder
+done
 /usr/bin/docker ps -aq | xargs -r /usr/bin/docker rm -f
 rm -f /usr/lib/python3/dist-packages/skew.*
-rm -rf /home/spark/.spark-control /home/spark/.cache/vllm /home/spark/.triton /run/spark-gpu/faults/*
-for file in /home/spark/.cache/huggingface/hub/*/snapshots/*/demo.json; do
-  sed -i 's/"load_seconds": [^,]*/"load_seconds": null/' $file
-done
+rm -rf /home/spark/.spark-control /home/spark/.cache /home/spark/.triton /home/spark/models /run/spark-gpu/faults/*
+python3 /opt/lab/spark_host.py models
 """
 
 

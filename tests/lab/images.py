@@ -1,12 +1,14 @@
 """The lab's two images, made without a registry and kept by what went into them.
 
 `spark-lab-host:<tag>` is Debian with sshd, dockerd and a user `spark`, by debootstrap. `spark-lab-vllm:<tag>` is what
-the Sparks run as `vllm-node`: bash, coreutils and Python out of the same tree, and the simulated model server.
+the Sparks run as `vllm-node`: bash, coreutils and Python out of the same tree, the simulated model server, and the real
+`hf` as it is installed for these tests.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import inspect
 import io
 import re
@@ -15,6 +17,9 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import PROJECT
 from tests.lab.engine import docker, install, words
@@ -31,6 +36,14 @@ SLIM_LIBRARIES += r"|crypt1|uuid1|readline8|sqlite3-0|proc2-0|systemd0|lz4-1|zst
 SLIM_LIBRARIES += r"|tirpc3|gssapi-krb5-2|com-err2|k5crypto3|keyutils1|krb5-3|krb5support0|stdc\+\+6)|zlib1g"
 SLIM_LIBRARIES += r"|python3\S*|media-types|gcc-12-base)"
 SERVER = ["lib/sim_vllm.py", "lib/sim_openai.py", "lib/sim_loading.py", "lib/sim_host.py"]
+HF = """import sys
+
+sys.path.insert(0, "/opt/hf")
+
+from huggingface_hub.cli.hf import main
+
+sys.exit(main())
+"""
 LABEL = "spark-lab.image"
 
 
@@ -45,13 +58,18 @@ def vllm_image() -> str:
     files = {Path(path).name: (SIMULATION / path).read_bytes() for path in SERVER}
     files |= {path.name: path.read_bytes() for path in sorted((HERE / "image").glob("*.py"))}
     tools = {path.name: path.read_bytes() for path in sorted((SIMULATION / "container-bin").iterdir())}
-    name = f"spark-lab-vllm:{tag(slim, files, tools)}"
+    client = hub_client()
+    name = f"spark-lab-vllm:{tag(slim, files, tools, HF, [found.read_text('RECORD') for found in client])}"
     if words("image", "ls", "--quiet", name):
         return name
     laid = {f"opt/vllm/{path}": (text, 0o644) for path, text in files.items()}
     laid |= {f"usr/local/bin/{path}": (text, 0o755) for path, text in tools.items()}
     laid["workspace/run-cluster-node.sh"] = laid["usr/local/bin/run-cluster-node.sh"]
     laid["usr/local/bin/vllm"] = (b'#!/bin/sh\nexec python3 -SE /opt/vllm/lab_vllm.py "$@"\n', 0o755)
+    laid |= {f"opt/hf/{path}": (path.locate().read_bytes(), 0o644) for found in client for path in pure(found)}
+    laid |= {"opt/hf/hf.py": (HF.encode(), 0o644)}
+    # Xet's servers are not simulated; their client is no Python.
+    laid["usr/local/bin/hf"] = (b'#!/bin/sh\nHF_HUB_DISABLE_XET=1 exec python3 -sB /opt/hf/hf.py "$@"\n', 0o755)
     holder = docker("create", "--label", f"{LABEL}=building", slim, "true").stdout.decode().strip()
     try:
         docker("cp", "-", f"{holder}:/", input=archive(laid))
@@ -59,6 +77,28 @@ def vllm_image() -> str:
     finally:
         docker("rm", "-f", holder)
     return name
+
+
+def hub_client() -> list[importlib.metadata.Distribution]:
+    """huggingface_hub and what it needs, as installed here; what is no Python is left out (hf_xet)."""
+    found, wanted = {}, ["huggingface_hub"]
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in found or name == "hf-xet":
+            continue
+        found[name] = importlib.metadata.distribution(name)
+        needs = [Requirement(text) for text in found[name].requires or []]
+        wanted += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+    return [found[name] for name in sorted(found)]
+
+
+def pure(distribution: importlib.metadata.Distribution) -> list[importlib.metadata.PackagePath]:
+    """The files of a distribution that any Python 3 on any machine can use."""
+    return [
+        path
+        for path in distribution.files or []
+        if ".." not in path.parts and path.suffix not in (".pyc", ".so") and path.locate().is_file()
+    ]
 
 
 def archive(files: dict[str, tuple[bytes, int]]) -> bytes:

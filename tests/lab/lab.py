@@ -34,6 +34,8 @@ MODELS = [
     {"repo": "demo/leaks-memory", "bytes": 4_000_000_000, "behaviour": "leak"},
     {"repo": "demo/loads-slowly", "bytes": 9_000_000_000, "shards": 8, "behaviour": "slow"},
     {"repo": "demo/too-big", "bytes": 200_000_000_000, "shards": 40},
+    # Real bytes, so that they can be copied and give room back; no recipe has it.
+    {"repo": "org/real", "bytes": 12 << 20, "shards": 3, "real": True, "only": "spark1"},
 ]
 
 

@@ -1,6 +1,7 @@
 """PID 1 of a lab host: lays what a Spark has, starts sshd and dockerd, and keeps count of the simulated memory.
 
-Reads /opt/lab/host.json: {"name", "password", "load_seconds", "models": [{"repo", "bytes", "shards", "behaviour"}]}.
+Reads /opt/lab/host.json: {"name", "password", "load_seconds", "models": [{"repo", "bytes", …}]}; a model has lay_model's
+arguments, and "only" is the one host that has it. `spark_host.py models` lays the models again and does nothing else.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -37,10 +39,8 @@ def main():
     """Lay, start, and stay."""
     facts = sim_host.read_json("/opt/lab/host.json")
     gpu(facts)
-    for model in facts["models"]:
-        lay_model(**model)
+    lay(facts)
     subprocess.run(["chpasswd"], input=f"spark:{facts['password']}\n", text=True, check=True)
-    subprocess.run(["chown", "-R", "spark:spark", HOME], check=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"], check=False)
     os.makedirs("/run/sshd", exist_ok=True)
     # A container of this host cannot have more open files than the host itself.
@@ -76,8 +76,16 @@ def gpu(facts):
     lab_spark.LabSpark(lab_spark.FOLDER).count()
 
 
-def lay_model(repo, bytes, shards=2, behaviour="ok"):
-    """A Hub cache folder whose shards have their real size and take no room (sparse files)."""
+def lay(facts):
+    """This host's models, as its user's."""
+    for model in facts["models"]:
+        if model.pop("only", facts["name"]) == facts["name"]:
+            lay_model(**model)
+    subprocess.run(["chown", "-R", "spark:spark", HOME], check=True)
+
+
+def lay_model(repo, bytes, shards=2, behaviour="ok", real=False):
+    """A Hub cache folder whose shards have their real size and take no room (sparse files), unless they are real."""
     folder = f"{CACHE}/models--{repo.replace('/', '--')}"
     revision = hashlib.sha1(repo.encode()).hexdigest()
     names = [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
@@ -88,9 +96,12 @@ def lay_model(repo, bytes, shards=2, behaviour="ok"):
     write(f"{snapshot}/demo.json", {"load_seconds": None, "behaviour": behaviour})
     os.makedirs(f"{folder}/blobs", exist_ok=True)
     for name in names:
-        blob = hashlib.sha256(f"{repo}/{name}".encode()).hexdigest()
+        head = struct.pack("<Q", 8) + b"{}      "
+        noise = random.Random(name).randbytes(bytes // shards - len(head)) if real else b""
+        # As on the Hub, a blob's name is the sum of what is in it; of a sparse one that would take long.
+        blob = hashlib.sha256(head + noise if real else f"{repo}/{name}".encode()).hexdigest()
         with open(f"{folder}/blobs/{blob}", "wb") as file:
-            file.write(struct.pack("<Q", 8) + b"{}      ")
+            file.write(head + noise)
             file.truncate(bytes // shards)
         with suppress(FileExistsError):
             os.symlink(f"../../blobs/{blob}", f"{snapshot}/{name}")
@@ -104,4 +115,7 @@ def write(path, content):
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["models"]:
+        lay(sim_host.read_json("/opt/lab/host.json"))
+    else:
+        main()
