@@ -1,16 +1,24 @@
 """Finds one field of a JSON object in bytes as they arrive, without making objects of them.
 
 A chat's body may be tens of megabytes of images with its `model` behind them. This looks at no more than the object's
-own level, skips everything deeper at the speed of a search for quotes and brackets, and tells where the value stands.
+own level, skips everything deeper at tens of megabytes a second, and tells where the value stands.
 """
 
 import json
 import re
+from itertools import accumulate
 
 WORST = 64 << 10  # bytes of a key or of the value that are looked at
+DEEPEST = 500  # brackets within brackets; parsers stop at about a thousand
 _SPACE = re.compile(rb"[ \t\r\n]*")
-_IN_STRING = re.compile(rb'["\\]')
-_DEEP = re.compile(rb'["\[\]{}]')
+# Possessive, so that they neither go back nor remember: at 50 MB/s and more they never meet a byte twice.
+_STRING_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.S)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.S)
+_RUN = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.S)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.S)
+_BRACKETS = bytes.maketrans(b"[{]}", b"\x01\x01\x00\x00")
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = (-1, 1)
 _SCALAR_END = re.compile(rb"[ \t\r\n,}\]]")
 
 
@@ -31,7 +39,7 @@ class Finder:
         self._at = self._depth = 0
         self._expect = "object"
         self._token = None  # where the string or number that is being read began
-        self._key = None
+        self._key = self._value = None
 
     def feed(self, data):
         """Look at more bytes; whether it is settled."""
@@ -79,7 +87,7 @@ class Finder:
         elif expect == "colon" and byte == b":":
             self._expect = "value"
         elif expect == "value" and byte in (b"{", b"["):
-            self._depth, self._token_start = 2, self._at - 1
+            self._depth, self._value = 2, self._at - 1
         elif expect == "value" and (byte == b'"' or byte in b"-0123456789tfn"):
             self._token = self._at - 1
         elif expect == "comma or end" and byte == b",":
@@ -91,35 +99,39 @@ class Finder:
         return True
 
     def _deep(self):
-        found = _DEEP.search(self.buffer, self._at)
-        if not found:
-            self._at = len(self.buffer)
+        """Skip what is inside of a value: a whole run of it where that does not end the value."""
+        begin, end = self._at, _RUN.match(self.buffer, self._at).end()
+        if begin == end:
+            if begin < len(self.buffer):  # a string that is not all there
+                self._token, self._at = begin, begin + 1
+                return True
             return False
-        self._at = found.end()
-        byte = found[0]
-        if byte == b'"':
-            self._token = self._at - 1
-        else:
-            self._depth += 1 if byte in b"[{" else -1
+        brackets = _STRING.sub(b"", self.buffer[begin:end]).translate(_BRACKETS, _NO_BRACKET)
+        depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=self._depth))
+        if max(depths) > DEEPEST:
+            raise Broken(f"it is nested deeper than {DEEPEST}")
+        self._at = end
+        if min(depths) > 1:
+            self._depth = depths[-1]
+            return True
+        for token in _TOKEN.finditer(self.buffer, begin, end):
+            self._depth += {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}.get(token[0][0], 0)
             if self._depth == 1:
-                self._value_ends(self._token_start)
+                self._at = token.end()
+                break
+        self._value_ends(self._value)
         return True
 
     def _in_string(self):
         buffer = self.buffer
-        while found := _IN_STRING.search(buffer, self._at):
-            if found[0] == b'"':
-                self._at = found.end()
-                begin, self._token = self._token, None
-                if self._depth == 1:
-                    self._string_ends(begin)
-                return True
-            if found.end() >= len(buffer):  # the escaped byte is not there yet
-                self._at = found.start()
-                return False
-            self._at = found.end() + 1
-        self._at = len(buffer)
-        return False
+        self._at = _STRING_REST.match(buffer, self._at).end()
+        if self._at >= len(buffer) or buffer[self._at] != 0x22:  # or an escape whose second byte is not there
+            return False
+        self._at += 1
+        begin, self._token = self._token, None
+        if self._depth == 1:
+            self._string_ends(begin)
+        return True
 
     def _in_scalar(self):
         found = _SCALAR_END.search(self.buffer, self._at)
