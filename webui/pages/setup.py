@@ -99,6 +99,9 @@ def _recipe(given):
     title = (given.get("title") or "").strip()
     if title and title.isprintable() and len(title) <= 80:
         recipe["name"] = title
+    if name != found["name"]:  # it answers to its own name
+        served = f"--served-model-name {name.lower()}"
+        recipe["command"] = re.sub(r"--served-model-name [^\s{]+", served, recipe["command"], count=1)
     kept = set(given.getlist("flag"))
     for flag in found["flags"]:
         key = flag["flag"].lstrip("-").replace("-", "_")

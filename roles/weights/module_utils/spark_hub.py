@@ -85,7 +85,7 @@ class Hub:
         if code == "GatedRepo" and not self.token:
             return Trouble(
                 "no_token",
-                f"{repo} is gated: ask for access on {page}, then give a token of that account (token_file).",
+                f"{repo} is gated: ask for access on {page}, then give a token of that account (hf_token_file).",
             )
         if code == "GatedRepo":
             return Trouble("gated", f"{repo} is gated and this token's account has no access yet: ask on {page}.")
@@ -94,7 +94,7 @@ class Hub:
         if code == "RevisionNotFound":
             return Trouble("no_revision", f"{repo} has no revision “{revision}”.")
         if code == "RepoNotFound" or error.code in (401, 404):
-            private = "it is private to others" if self.token else "it is private and needs a token (token_file)"
+            private = "it is private to others" if self.token else "it is private and needs a token (hf_token_file)"
             return Trouble("not_found", f"There is no {repo} on {self.name}, or {private}.")
         if error.code == 429:
             return Trouble("hub_busy", f"{self.name} answers that this address asks too often; try again later.")
