@@ -4,7 +4,7 @@ import logging
 
 from flask import Response, request
 
-from webui.gateway import chat, embeddings, errors, metrics, relay
+from webui.gateway import chat, embeddings, errors, metrics, relay, search
 from webui.gateway.errors import Refused
 from webui.gateway.relay import Gateway
 
@@ -15,6 +15,7 @@ def register(app):
     """Add /v1 and /metrics to the app; app.extensions["gateway"] is its Gateway."""
     app.extensions["gateway"] = Gateway(app.extensions["cluster"], app.extensions["jobs"])
     app.extensions["embedders"] = embeddings.Embedders(app)
+    app.extensions["search"] = search.Engine(app)
     app.register_error_handler(Refused, _refused)
     app.register_error_handler(relay.HungUp, lambda _error: Response(status=499))
     for blueprint in (chat.api, embeddings.api, metrics.api):

@@ -95,12 +95,16 @@ def json_body(limit):
     if request.mimetype != "application/json":
         raise Refused(415, "Send JSON, with the header Content-Type: application/json.", code="bad_content_type")
     try:
-        data = json.loads(b"".join(relay.Upload(limit)))
+        data = json.loads(b"".join(relay.Upload(limit)), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"The body is not JSON: {str(error)[:120]}", code="bad_json") from None
     if not isinstance(data, dict):
         raise Refused(400, "The body must be a JSON object.", code="bad_json")
     return data
+
+
+def _no_number(name):
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def of_type(data, field, kind, default=None):

@@ -1,0 +1,232 @@
+"""The process that owns the embedded store: Qdrant Edge's shards below one folder, one a collection.
+
+    python edge.py FD FOLDER
+
+It answers pickled (method, arguments) on the socket FD, one after the other, and ends with its parent. A process of its
+own, because qdrant-edge holds Python's lock for as long as it works: seconds for a large upsert or a tidy-up, in which
+the web server could answer nobody. Nothing of the web server is imported here.
+
+FOLDER/<collection>/collection.json   the settings; written last, so a collection without it was never finished
+FOLDER/<collection>/shard/            Qdrant Edge's own
+FOLDER/.lock                          held for as long as this process lives
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import qdrant_edge as q
+
+NOTE, LOCK_WAIT = "collection.json", 10.0
+DISTANCES = {"cosine": q.Distance.Cosine, "dot": q.Distance.Dot, "euclid": q.Distance.Euclid}
+# Kilobytes of vectors from which HNSW is built: never. Up to some 100,000 points looking at each vector is quick and
+# exact, and building the graph takes a minute in which nothing else is answered.
+NEVER = 1_000_000_000
+
+
+class Shelf:
+    """The collections. Each public method is one that a message may call."""
+
+    def __init__(self, folder):
+        self.folder, self.shards, self.notes = Path(folder), {}, {}
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - held for the life of the process
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # The one before may still be finishing: it ends when it finds its parent gone.
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"Another process holds the embedded store in {self.folder}.") from None
+                time.sleep(0.1)
+        for path in self.folder.iterdir():
+            if path.is_dir() and not (path / NOTE).exists():
+                shutil.rmtree(path, ignore_errors=True)  # not finished, or being deleted
+            elif path.is_dir():
+                self.notes[path.name] = json.loads((path / NOTE).read_text())
+
+    def _shard(self, name):
+        if name not in self.notes:
+            raise Missing(name)
+        if name not in self.shards:
+            self.shards[name] = q.EdgeShard.load(str(self.folder / name / "shard"))
+        return self.shards[name]
+
+    def collections(self):
+        """[settings with name and points]"""
+        return [self.collection(name) for name in sorted(self.notes)]
+
+    def collection(self, name):
+        """The settings, the name and how many points there are."""
+        points = self._shard(name).count(q.CountRequest())
+        return {**self.notes[name], "name": name, "points": points}
+
+    def create(self, name, settings):
+        """Make an empty collection. settings: dimensions, distance, sparse ("model", "bm25" or None), and more."""
+        if name in self.notes:
+            raise Exists(name)
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "shard").mkdir(parents=True)
+        # BM25's weights know nothing of how rare a word is, so the store weighs it.
+        modifier = q.Modifier.Idf if settings["sparse"] == "bm25" else None
+        distance = DISTANCES[settings["distance"]]
+        config = q.EdgeConfig(
+            vectors={
+                # Half the memory to look through, and a score that differs in its fourth digit.
+                "dense": q.EdgeVectorParams(
+                    size=settings["dimensions"], distance=distance, datatype=q.VectorStorageDatatype.Float16
+                )
+            },
+            sparse_vectors={"sparse": q.EdgeSparseVectorParams(modifier=modifier)} if settings["sparse"] else None,
+            optimizers=q.EdgeOptimizersConfig(indexing_threshold=NEVER, default_segment_number=2),
+        )
+        shard = q.EdgeShard.create(str(folder / "shard"), config)
+        shard.update(q.UpdateOperation.create_field_index("document", q.PayloadSchemaType.Keyword))
+        shard.flush()
+        self.shards[name] = shard
+        self.notes[name] = settings
+        fresh = folder / f"{NOTE}.new"
+        fresh.write_text(json.dumps(settings))
+        os.replace(fresh, folder / NOTE)
+
+    def delete(self, name):
+        """Delete a collection and all it holds."""
+        if name not in self.notes:
+            raise Missing(name)
+        shard = self.shards.pop(name, None)
+        del self.notes[name]
+        (self.folder / name / NOTE).unlink()
+        if shard:
+            shard.close()
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def upsert(self, name, points):
+        """points: [(id, dense, (indices, values) or None, payload)]"""
+        made = []
+        for point, dense, sparse, payload in points:
+            vector = {"dense": dense}
+            if sparse and sparse[0]:
+                vector["sparse"] = q.SparseVector(indices=sparse[0], values=sparse[1])
+            made.append(q.Point(id=uuid.UUID(point), vector=vector, payload=payload))
+        self._shard(name).update(q.UpdateOperation.upsert_points(made))
+
+    def overwrite(self, name, payloads):
+        """payloads: {id: payload}, of points that stay as they are otherwise."""
+        shard = self._shard(name)
+        for point, payload in payloads.items():
+            shard.update(q.UpdateOperation.overwrite_payload([uuid.UUID(point)], payload))
+
+    def stamps(self, name, documents):
+        """{document: {id: stamp}} of those documents' points."""
+        shard, found, offset = self._shard(name), {}, None
+        wanted = q.Filter(must=[q.FieldCondition(key="document", match=q.MatchAny(any=list(documents)))])
+        while True:
+            records, offset = shard.scroll(
+                q.ScrollRequest(offset=offset, limit=1000, filter=wanted, with_payload=["document", "stamp"])
+            )
+            for record in records:
+                found.setdefault(record.payload["document"], {})[str(record.id)] = record.payload.get("stamp")
+            if offset is None:
+                return found
+
+    def remove(self, name, points):
+        """points: [id]"""
+        self._shard(name).update(q.UpdateOperation.delete_points([uuid.UUID(point) for point in points]))
+
+    def search(self, name, queries, limit, condition):
+        """[[(id, score), best first]] of queries [("dense", vector) or ("sparse", (indices, values))]."""
+        shard, wanted, asked = self._shard(name), filtered(condition), []
+        for kind, vector in queries:
+            given = vector if kind == "dense" else q.SparseVector(indices=vector[0], values=vector[1])
+            asked.append(q.QueryRequest(limit=limit, query=q.Query.Nearest(given, using=kind), filter=wanted))
+        found = shard.query_batch(q.QueryBatchRequest(asked))
+        return [[(str(point.id), point.score) for point in points] for points in found]
+
+    def fetch(self, name, points):
+        """{id: payload}"""
+        found = self._shard(name).retrieve([uuid.UUID(point) for point in points], with_payload=True, with_vector=False)
+        return {str(record.id): record.payload for record in found}
+
+    def tidy(self, name):
+        """Make durable what was written, and throw away what was deleted."""
+        shard = self._shard(name)
+        shard.optimize()
+        shard.flush()
+
+    def close(self):
+        """Make everything durable."""
+        for shard in self.shards.values():
+            with contextlib.suppress(Exception):
+                shard.close()
+
+
+class Missing(Exception):
+    """There is no such collection."""
+
+
+class Exists(Exception):
+    """There is one of that name."""
+
+
+class Unavailable(Exception):
+    """The store cannot be used now."""
+
+
+def filtered(condition):
+    """Qdrant Edge's Filter of Qdrant's JSON for one (search.checked_filter); None of None."""
+    if not condition:
+        return None
+    clauses = {kind: [_condition(item) for item in items] for kind, items in condition.items()}
+    return q.Filter(**clauses)
+
+
+def _condition(item):
+    if "key" not in item:
+        return q.IsEmptyCondition(item["is_empty"]["key"]) if "is_empty" in item else filtered(item)
+    if "range" in item:
+        dates = any(isinstance(value, str) for value in item["range"].values())
+        return q.FieldCondition(key=item["key"], range=(q.RangeDateTime if dates else q.RangeFloat)(**item["range"]))
+    kind, value = next(iter(item["match"].items()))
+    match = {"value": q.MatchValue, "any": q.MatchAny, "except": q.MatchExcept}[kind](value)
+    return q.FieldCondition(key=item["key"], match=match)
+
+
+def main(descriptor, folder):
+    """Answer until the parent is gone. Every answer is (True, value) or (False, kind of error, text)."""
+    pipe = Connection(int(descriptor))
+    shelf = broken = None
+    try:
+        shelf = Shelf(folder)
+    except Exception as error:
+        broken = error
+    while True:
+        try:
+            method, arguments = pipe.recv()
+        except (EOFError, OSError):
+            break
+        try:
+            if broken:
+                raise broken
+            answer = (True, getattr(shelf, method)(*arguments))
+        except Exception as error:
+            answer = (False, type(error).__name__, str(error))
+        with contextlib.suppress(OSError):
+            pipe.send(answer)
+        if broken:
+            break
+    if shelf:
+        shelf.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,270 @@
+"""Where search keeps its points: an embedded Qdrant in the state folder, or a Qdrant server. One small interface.
+
+A collection's settings: {dimensions, distance: cosine|dot|euclid, sparse: model|bm25|None, language, model, shortened}.
+A point has a dense vector, perhaps a sparse one, and a payload {document, chunk, text, start, end, metadata, stamp}.
+
+Both stores have the methods of edge.Shelf: collections, collection, create, delete, upsert, overwrite, stamps, remove,
+search, fetch, tidy. They raise Missing, Exists, Wrong, Unavailable.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+SLOW = 120.0  # seconds after which the embedded store's process is taken for hung
+WAITING = 64  # calls that may wait for it
+PAGE = 1000
+LOCAL = Path(__file__).with_name("edge.py")
+
+
+class Missing(Exception):
+    """There is no such collection."""
+
+
+class Exists(Exception):
+    """There is one of that name already."""
+
+
+class Wrong(Exception):
+    """The store refuses what it was given, in its own words."""
+
+
+class Unavailable(Exception):
+    """The store cannot be used now; its text says why."""
+
+
+class EdgeStore:
+    """The embedded store: edge.py as a child process, started at the first use. Threads may share it."""
+
+    def __init__(self, folder):
+        self.folder, self._lock, self._room = Path(folder), threading.Lock(), threading.BoundedSemaphore(WAITING)
+        self._process = self._pipe = None
+        atexit.register(self._end)
+
+    def __getattr__(self, method):
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return lambda *arguments: self._call(method, arguments)
+
+    def close(self):
+        """End the child: it makes everything durable and goes."""
+        with self._lock:
+            self._end(5.0)
+
+    def _call(self, method, arguments):
+        if not self._room.acquire(blocking=False):
+            raise Unavailable("Too many searches wait for the embedded store. A Qdrant server is the way past that.")
+        try:
+            return self._ask(method, arguments)
+        finally:
+            self._room.release()
+
+    def _ask(self, method, arguments):
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._end()
+                self._start()
+            try:
+                self._pipe.send((method, arguments))
+                if not self._pipe.poll(SLOW):
+                    raise EOFError
+                good, *answer = self._pipe.recv()
+            except (EOFError, OSError):
+                self._end()
+                raise Unavailable("The embedded store's process ended. It starts again at the next request.") from None
+        if good:
+            return answer[0]
+        kind, text = answer
+        raise {"Missing": Missing, "Exists": Exists, "Unavailable": Unavailable}.get(kind, Wrong)(text)
+
+    def _start(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(LOCAL), str(theirs.fileno()), str(self.folder)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", "")},
+                start_new_session=True,  # Ctrl-C is for the server; the child goes when the server does
+            )
+        self._pipe = Connection(ours.detach())
+
+    def _end(self, patience=0.0):
+        pipe, process, self._pipe, self._process = self._pipe, self._process, None, None
+        if pipe:
+            pipe.close()
+        if process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+                return
+            process.kill()
+            process.wait()
+
+
+class ServerStore:
+    """A Qdrant server, through qdrant-client. url: "http://ip:port"; client: another QdrantClient, for tests."""
+
+    def __init__(self, url=None, where="Qdrant", silence=60.0, client=None):
+        from qdrant_client import QdrantClient, models
+
+        self.where, self.models = where, models
+        self.client = client or QdrantClient(
+            url=url, timeout=int(silence), check_compatibility=False, trust_env=False, prefer_grpc=False
+        )
+
+    def close(self):
+        """Give the connections back."""
+        self.client.close()
+
+    @contextlib.contextmanager
+    def _told(self, name=""):
+        from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+        try:
+            yield
+        except UnexpectedResponse as error:
+            text = _reason(error)
+            if error.status_code == 404:
+                raise Missing(name) from None
+            if error.status_code == 409:
+                raise Exists(name) from None
+            if error.status_code in (401, 403):
+                raise Unavailable(f"{self.where} asks for an API key, which Spark Control has not.") from None
+            if error.status_code >= 500:
+                raise Unavailable(f"{self.where} failed: {text}") from None
+            raise Wrong(text) from None
+        except (ResponseHandlingException, ApiException, OSError) as error:
+            raise Unavailable(f"{self.where} does not answer.") from error
+        except ValueError as error:  # the client's own, of local mode too
+            if "not found" in str(error):
+                raise Missing(name) from None
+            raise (Exists(name) if "already exists" in str(error) else Wrong(str(error)[:300])) from None
+
+    def collections(self):
+        """[settings with name and points]; those that others made are `foreign`."""
+        with self._told():
+            names = sorted(item.name for item in self.client.get_collections().collections)
+        found = []
+        for name in names:
+            with contextlib.suppress(Missing):
+                found.append(self.collection(name))
+        return found
+
+    def collection(self, name):
+        """The settings, the name and how many points there are."""
+        with self._told(name):
+            info = self.client.get_collection(name)
+        metadata = info.config.metadata or {}
+        dense = info.config.params.vectors
+        dense = dense.get("dense") if isinstance(dense, dict) else None
+        sparse = (info.config.params.sparse_vectors or {}).get("sparse")
+        told = {"name": name, "points": info.points_count or 0}
+        if dense is None:
+            return told | {"foreign": True}
+        kind = None if sparse is None else "bm25" if sparse.modifier == self.models.Modifier.IDF else "model"
+        return told | {
+            "dimensions": dense.size,
+            "distance": dense.distance.value.lower(),
+            "sparse": kind,
+            "language": metadata.get("language", "english"),
+            "model": metadata.get("model"),
+            "shortened": bool(metadata.get("shortened")),
+        }
+
+    def create(self, name, settings):
+        """Make an empty collection with vectors `dense` and, unless settings["sparse"] is None, `sparse`."""
+        models = self.models
+        distance = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}[settings["distance"]]
+        modifier = models.Modifier.IDF if settings["sparse"] == "bm25" else None
+        with self._told(name):
+            if self.client.collection_exists(name):
+                raise Exists(name)
+            self.client.create_collection(
+                name,
+                vectors_config={"dense": models.VectorParams(size=settings["dimensions"], distance=distance)},
+                sparse_vectors_config={"sparse": models.SparseVectorParams(modifier=modifier)}
+                if settings["sparse"]
+                else None,
+                metadata={key: settings[key] for key in ("model", "language", "shortened")},
+            )
+            self.client.create_payload_index(name, "document", models.PayloadSchemaType.KEYWORD, wait=True)
+
+    def delete(self, name):
+        """Delete a collection and all it holds."""
+        with self._told(name):
+            if not self.client.collection_exists(name):
+                raise Missing(name)
+            self.client.delete_collection(name)
+
+    def upsert(self, name, points):
+        """points: [(id, dense, (indices, values) or None, payload)]"""
+        models, made = self.models, []
+        for point, dense, sparse, payload in points:
+            vector = {"dense": dense}
+            if sparse and sparse[0]:
+                vector["sparse"] = models.SparseVector(indices=sparse[0], values=sparse[1])
+            made.append(models.PointStruct(id=point, vector=vector, payload=payload))
+        with self._told(name):
+            self.client.upsert(name, made, wait=True)
+
+    def overwrite(self, name, payloads):
+        """payloads: {id: payload}, of points that stay as they are otherwise."""
+        with self._told(name):
+            for point, payload in payloads.items():
+                self.client.overwrite_payload(name, payload, points=[point], wait=True)
+
+    def stamps(self, name, documents):
+        """{document: {id: stamp}} of those documents' points."""
+        models, found, offset = self.models, {}, None
+        match = models.MatchAny(any=list(documents))
+        wanted = models.Filter(must=[models.FieldCondition(key="document", match=match)])
+        while True:
+            with self._told(name):
+                records, offset = self.client.scroll(
+                    name, wanted, limit=PAGE, offset=offset, with_payload=["document", "stamp"], with_vectors=False
+                )
+            for record in records:
+                found.setdefault(record.payload["document"], {})[str(record.id)] = record.payload.get("stamp")
+            if offset is None:
+                return found
+
+    def remove(self, name, points):
+        """points: [id]"""
+        with self._told(name):
+            self.client.delete(name, points_selector=self.models.PointIdsList(points=list(points)), wait=True)
+
+    def search(self, name, queries, limit, condition):
+        """[[(id, score), best first]] of queries [("dense", vector) or ("sparse", (indices, values))]."""
+        models, asked = self.models, []
+        wanted = models.Filter.model_validate(condition) if condition else None
+        for kind, vector in queries:
+            given = vector if kind == "dense" else models.SparseVector(indices=vector[0], values=vector[1])
+            asked.append(models.QueryRequest(query=given, using=kind, filter=wanted, limit=limit))
+        with self._told(name):
+            found = self.client.query_batch_points(name, asked)
+        return [[(str(point.id), point.score) for point in answer.points] for answer in found]
+
+    def fetch(self, name, points):
+        """{id: payload}"""
+        with self._told(name):
+            found = self.client.retrieve(name, list(points), with_payload=True, with_vectors=False)
+        return {str(record.id): record.payload for record in found}
+
+    def tidy(self, name):
+        """A server tidies up by itself."""
+
+
+def _reason(error):
+    """The sentence in a Qdrant server's error answer."""
+    try:
+        told = json.loads(error.content)["status"]["error"]
+    except (ValueError, KeyError, TypeError):
+        told = error.reason_phrase or f"status {error.status_code}"
+    return " ".join(str(told).split())[:300]
