@@ -59,6 +59,7 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
             app = create_app({"STATE_DIR": state_dir, **(config or {})} if state_dir else config)
             app.extensions["jobs"].reconcile()
             app.extensions["cluster"].start()
+            app.extensions["search"].ingests.resume()
             return app
 
     where = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{listener.getsockname()[1]}"

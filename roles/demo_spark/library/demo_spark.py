@@ -91,6 +91,12 @@ options:
       A local Hugging Face Hub, run beside this host, with C(port), C(rate) (bytes a second), C(address) and C(models),
       which are as in O(models) and may be C(gated).
     type: dict
+  services:
+    description: >-
+      Services beside the models, each with C(program) (of run.py), C(port) and C(arguments). They end with the host.
+    type: list
+    elements: dict
+    default: []
   images:
     description: The container images, each with C(id), C(tags), C(created) (epoch) and C(size) (bytes).
     type: list
@@ -187,6 +193,7 @@ class Spark:
         self.lay_hub()
         self.start()
         self.start_hub()
+        self.start_services()
 
     def stopped(self):
         """End every process of this host. What ran is kept in the containers' folders for the next start."""
@@ -415,6 +422,31 @@ class Spark:
                 self.module.fail_json(msg=f"The local hub does not listen on {wish['address']}:{wish['port']}.")
             time.sleep(0.02)
 
+    def start_services(self):
+        """Run the services beside the models as processes of this host, so that they end with it."""
+        for wish in self.p["services"]:
+            address, port = self.p["address"], int(wish["port"])
+            if listens(address, port):
+                continue
+            self.note(f"started {wish['program']} at http://{address}:{port}")
+            if self.check:
+                continue
+            command = [self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, wish["program"]]
+            subprocess.Popen(
+                [*command, "--host", address, *map(str, wish.get("arguments") or ())],
+                env={"PATH": "/usr/bin:/bin", "SPARK_SIM_HOST": self.folder, "SPARK_SIM_ROOT": self.root},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            deadline = time.monotonic() + 10
+            while not listens(address, port):
+                if time.monotonic() > deadline:
+                    self.module.fail_json(msg=f"{wish['program']} does not listen on {address}:{port}.")
+                time.sleep(0.02)
+
     def programs(self):
         """The programs' own modules, so that starting and stopping is what `docker` itself does."""
         sys.path.insert(0, os.path.join(self.p["files"], "lib"))
@@ -550,6 +582,7 @@ def main():
             "load_seconds": {"type": "float", "default": 6},
             "models": {"type": "list", "elements": "dict", "options": model, "default": []},
             "hub": {"type": "dict"},
+            "services": {"type": "list", "elements": "dict", "default": []},
             "images": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,

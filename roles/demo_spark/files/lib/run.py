@@ -17,6 +17,7 @@ PROGRAMS = {
     "vllm": "sim_vllm",
     "hostd": "sim_hostd",
     "hub": "sim_hub",
+    "embeddings": "sim_embeddings",
 }
 
 if __name__ == "__main__":
