@@ -26,7 +26,7 @@ for folder in /home/spark/.spark-control /home/spark/.cache/huggingface; do
   mountpoint -q $folder && umount -l $folder
 done
 /usr/bin/docker ps -aq | xargs -r /usr/bin/docker rm -f
-rm -f /usr/lib/python3/dist-packages/skew.*
+rm -f /usr/lib/python3/dist-packages/skew.*; loginctl enable-linger spark
 rm -rf /home/spark/.spark-control /home/spark/.cache /home/spark/.triton /home/spark/models /run/spark-gpu/faults/*
 python3 /opt/lab/spark_host.py models
 """

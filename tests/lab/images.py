@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 SIMULATION = PROJECT / "roles/demo_spark/files"
 RELEASE = "bookworm"
 USER = "spark"
-PACKAGES = ["python3", "openssh-server", "docker.io", "rsync", "iproute2", "iptables", "procps"]
+PACKAGES = ["python3", "openssh-server", "docker.io", "rsync", "iproute2", "iptables", "procps", "systemd", "dbus"]
 # What the model server's image takes out of the tree; their libraries come along by name below.
 SLIM = ["base-files", "bash", "coreutils", "dash", "sed", "grep", "findutils", "hostname", "procps", "libc-bin", "mawk"]
 SLIM_LIBRARIES = r"(lib(c6|python3\S*|tinfo6|selinux1|pcre2-8-0|acl1|attr1|gmp10|ssl3|ffi8|expat1|lzma5|bz2-1\.0"

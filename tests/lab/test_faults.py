@@ -120,6 +120,19 @@ def test_what_was_launched_outlives_every_ssh_session(cluster):
     assert cluster.swap("demo-small").result["outcome"] == "unchanged"
 
 
+def test_a_user_who_does_not_linger_is_told_what_to_do(cluster):
+    """Asked of a real logind, whose RemoveIPC is on as everywhere."""
+    cluster.lab.root("spark1", "loginctl", "disable-linger", "spark")
+    told = [spark["warning"] for spark in cluster.run("probe").result["sparks"]]
+    assert "Run on it, once: sudo loginctl enable-linger spark." in told[0]
+    assert told[1] is None
+    swapped = cluster.swap("demo-small")
+    assert (swapped.code, swapped.result["outcome"]) == (0, "serving"), swapped.output
+    assert any("loginctl enable-linger spark" in warning for warning in swapped.result["warnings"])
+    cluster.lab.root("spark1", "loginctl", "enable-linger", "spark")
+    assert [spark["warning"] for spark in cluster.run("probe").result["sparks"]] == [None, None]
+
+
 def test_a_docker_that_hangs_is_named_in_bounded_time(cluster):
     assert cluster.swap("demo-small").code == 0
     cluster.lab.root("spark2", "pkill", "-STOP", "dockerd")

@@ -47,9 +47,16 @@ def main():
     services = [
         ["/usr/sbin/sshd", "-D", "-e", "-o", "UseDNS=no", "-o", "HostKey=/etc/ssh/ssh_host_ed25519_key"],
         ["/usr/sbin/dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"],
+        ["/lib/systemd/systemd-logind"],
     ]
+    # A logind without systemd as PID 1 opens no sessions, but it answers and keeps who lingers.
+    for folder in ("dbus", "systemd/system", "systemd/seats", "systemd/users", "systemd/sessions"):
+        os.makedirs(f"/run/{folder}", exist_ok=True)
+    subprocess.run(["dbus-daemon", "--system", "--fork"], check=False)
     for command in services:
         subprocess.Popen(command)
+    os.makedirs("/var/lib/systemd/linger", exist_ok=True)
+    write("/var/lib/systemd/linger/spark", "")
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     spark = lab_spark.LabSpark(lab_spark.FOLDER)
     while True:
