@@ -238,6 +238,26 @@ FILTERS = [
 ]  # fmt: skip
 
 
+def test_a_filter_finds_the_same_where_a_fields_values_are_of_several_types(client):
+    values = ["x", 5, True, 2.5, ["x", 5], "2026-01-01T00:00:00Z", None, 7]
+    documents = [{"id": f"v{n}", "text": f"value {n}", "metadata": {"a": value}} for n, value in enumerate(values)]
+    client.put("/api/collections/notes/documents", json={"documents": documents})
+    expected = [
+        ({"match": {"value": 5}}, {"v1", "v4"}),
+        ({"match": {"value": "x"}}, {"v0", "v4"}),
+        ({"match": {"value": True}}, {"v2"}),
+        ({"match": {"value": False}}, set()),
+        ({"range": {"gte": 2}}, {"v1", "v3", "v4", "v7"}),
+        ({"match": {"any": ["x", "y"]}}, {"v0", "v4"}),
+        ({"match": {"any": [5, 7]}}, {"v1", "v4", "v7"}),
+        ({"match": {"except": ["x"]}}, {"v1", "v2", "v3", "v5", "v7"}),
+    ]
+    for _ in range(2):  # the first search of a kind makes an index, the second one uses it
+        for condition, documents in expected:
+            asked = {"must": [{"key": "a", **condition}]}
+            assert set(found(client, "value", mode="dense", limit=20, filter=asked)) == documents, condition
+
+
 @pytest.mark.parametrize(("condition", "expected"), FILTERS)
 def test_filters_look_into_the_metadata(client, condition, expected):
     for mode in ("dense", "hybrid"):

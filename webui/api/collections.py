@@ -384,7 +384,11 @@ def _condition(item, depth):
         return checked_filter(item, depth + 1)
     key = _key(item["key"])
     if set(item) == {"key", "match"}:
-        return {"key": key, "match": _match(item["match"])}
+        match = _match(item["match"])
+        if "except" in match:
+            # Said so, it does not depend on which type of values an index of the field happens to be for.
+            return {"must_not": [{"key": key, "match": {"any": match["except"]}}, {"is_empty": {"key": key}}]}
+        return {"key": key, "match": match}
     if set(item) == {"key", "range"}:
         return {"key": key, "range": _range(item["range"])}
     raise _field("filter", f"{item['key']}: one of match and range.")

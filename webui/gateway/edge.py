@@ -29,6 +29,7 @@ DISTANCES = {"cosine": q.Distance.Cosine, "dot": q.Distance.Dot, "euclid": q.Dis
 # Kilobytes of vectors from which HNSW is built: never. Up to some 100,000 points looking at each vector is quick and
 # exact, and building the graph takes a minute in which nothing else is answered.
 NEVER = 1_000_000_000
+INDEXES = 24  # of a collection's metadata
 
 
 class Shelf:
@@ -117,14 +118,14 @@ class Shelf:
             vector = {"dense": dense}
             if sparse and sparse[0]:
                 vector["sparse"] = q.SparseVector(indices=sparse[0], values=sparse[1])
-            made.append(q.Point(id=uuid.UUID(point), vector=vector, payload=payload))
+            made.append(q.Point(id=uuid.UUID(point), vector=vector, payload=stored(payload)))
         self._shard(name).update(q.UpdateOperation.upsert_points(made))
 
     def overwrite(self, name, payloads):
         """payloads: {id: payload}, of points that stay as they are otherwise."""
         shard = self._shard(name)
         for point, payload in payloads.items():
-            shard.update(q.UpdateOperation.overwrite_payload([uuid.UUID(point)], payload))
+            shard.update(q.UpdateOperation.overwrite_payload([uuid.UUID(point)], stored(payload)))
 
     def stamps(self, name, documents):
         """{document: {id: stamp}} of those documents' points."""
@@ -146,16 +147,26 @@ class Shelf:
     def search(self, name, queries, limit, condition):
         """[[(id, score), best first]] of queries [("dense", vector) or ("sparse", (indices, values))]."""
         shard, wanted, asked = self._shard(name), filtered(condition), []
+        self._index(shard, condition)
         for kind, vector in queries:
             given = vector if kind == "dense" else q.SparseVector(indices=vector[0], values=vector[1])
             asked.append(q.QueryRequest(limit=limit, query=q.Query.Nearest(given, using=kind), filter=wanted))
         found = shard.query_batch(q.QueryBatchRequest(asked))
         return [[(str(point.id), point.score) for point in points] for points in found]
 
+    def _index(self, shard, condition):
+        """Index what is filtered by, the first time: without one, each point's payload is read for each search."""
+        wanted = dict(schemas(condition))
+        if wanted:
+            there = shard.info().payload_schema
+            for key, schema in wanted.items():
+                if key not in there and len(there) < INDEXES:
+                    shard.update(q.UpdateOperation.create_field_index(key, schema))
+
     def fetch(self, name, points):
         """{id: payload}"""
         found = self._shard(name).retrieve([uuid.UUID(point) for point in points], with_payload=True, with_vector=False)
-        return {str(record.id): record.payload for record in found}
+        return {str(r.id): {key: r.payload[key] for key in r.payload if key != "bools"} for r in found}
 
     def tidy(self, name):
         """Make durable what was written, and throw away what was deleted."""
@@ -182,6 +193,44 @@ class Unavailable(Exception):
     """The store cannot be used now."""
 
 
+def schemas(condition):
+    """(key, the schema of an index that serves it) of each match and range in a filter.
+
+    Only schemas that leave the results as they are where a field's values are of several types.
+    """
+    for items in (condition or {}).values():
+        for item in items:
+            if "match" in item:
+                value = next(iter(item["match"].values()))
+                value = value[0] if isinstance(value, list) else value
+                if isinstance(value, bool):
+                    yield "bools", q.PayloadSchemaType.Keyword
+                elif isinstance(value, str):
+                    yield item["key"], q.PayloadSchemaType.Keyword
+                elif "value" in item["match"]:
+                    yield item["key"], q.PayloadSchemaType.Float
+            elif "range" in item:
+                dates = any(isinstance(value, str) for value in item["range"].values())
+                yield item["key"], q.PayloadSchemaType.Datetime if dates else q.PayloadSchemaType.Float
+            elif "is_empty" not in item:
+                yield from schemas(item)
+
+
+def bools(value, path="metadata"):
+    """["key=true"] of the booleans in metadata: qdrant-edge-py takes True for 1, so a match of a boolean finds none."""
+    if isinstance(value, bool):
+        return [f"{path}={value}".lower()]
+    if isinstance(value, dict):
+        return [told for key, item in value.items() for told in bools(item, f"{path}.{key}")]
+    return [told for item in value for told in bools(item, path)] if isinstance(value, list) else []
+
+
+def stored(payload):
+    """A payload as it is kept: with what stands for its booleans."""
+    told = bools(payload.get("metadata"))
+    return payload | {"bools": told} if told else payload
+
+
 def filtered(condition):
     """Qdrant Edge's Filter of Qdrant's JSON for one (search.checked_filter); None of None."""
     if not condition:
@@ -197,8 +246,11 @@ def _condition(item):
         dates = any(isinstance(value, str) for value in item["range"].values())
         return q.FieldCondition(key=item["key"], range=(q.RangeDateTime if dates else q.RangeFloat)(**item["range"]))
     kind, value = next(iter(item["match"].items()))
-    match = {"value": q.MatchValue, "any": q.MatchAny, "except": q.MatchExcept}[kind](value)
-    return q.FieldCondition(key=item["key"], match=match)
+    if isinstance(value, bool):
+        return q.FieldCondition(key="bools", match=q.MatchValue(f"{item['key']}={value}".lower()))
+    if isinstance(value, int) and abs(value) < 2**53:
+        return q.FieldCondition(key=item["key"], range=q.RangeFloat(gte=value, lte=value))  # an index serves it
+    return q.FieldCondition(key=item["key"], match=q.MatchValue(value) if kind == "value" else q.MatchAny(value))
 
 
 def main(descriptor, folder):
