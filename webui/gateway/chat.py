@@ -19,6 +19,7 @@ api = Blueprint("openai", __name__)
 ALIAS = "default"
 JSON_MEGABYTES = 64
 NAMES_FRESH = 2.0  # seconds for which vLLM's list of models holds
+STALE = 10.0  # seconds more, while a new list is being asked for
 OTHERS_FRESH = 30.0  # the same for the services that nobody swaps
 LIST_SILENCE = 5.0
 LISTED = ("embeddings", "rerank", "transcription", "speech")  # services whose models /v1/models tells
@@ -165,14 +166,23 @@ class Lists:
         with self._lock:
             lock = self._locks.setdefault(service.url, threading.Lock())
         known = self._lists.get(service.url)
-        if not known or time.monotonic() - known[0] > fresh:
-            with lock:
-                known = self._lists.get(service.url)
-                if not known or time.monotonic() - known[0] > fresh:
-                    known = self._lists[service.url] = self._ask(get)
+        if not self._holds(known, fresh):
+            # While one asks, the others go by a list that was good a moment ago.
+            wait = not self._holds(known, fresh + STALE) or isinstance(known[1], Exception)
+            if lock.acquire(blocking=wait):
+                try:
+                    known = self._lists.get(service.url)
+                    if not self._holds(known, fresh):
+                        known = self._lists[service.url] = self._ask(get)
+                finally:
+                    lock.release()
         if isinstance(known[1], Exception):
             raise Refused(known[1].status, known[1].message, code=known[1].code, retry_after=known[1].retry_after)
         return known[1]
+
+    @staticmethod
+    def _holds(known, seconds):
+        return known is not None and time.monotonic() - known[0] <= seconds
 
     @staticmethod
     def _ask(get):
