@@ -1,0 +1,150 @@
+"""Search against the demo, over the wire: killed in the middle of an ingest, tricks in addresses, LangChain."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.request
+
+import pytest
+
+from tests.support import Server, wait_for
+
+
+@pytest.fixture
+def server(cluster):
+    """`spark-control serve` in front of the demo."""
+    made = Server(cluster)
+    yield made
+    made.stop()
+
+
+def put_lines(server, name, count):
+    """The address of a large ingest of `count` documents."""
+    text = "".join(
+        json.dumps({"id": f"d{n}", "text": f"Document number {n} of the manual."}) + "\n" for n in range(count)
+    )
+    request = urllib.request.Request(
+        f"{server.url}/api/collections/{name}/documents",
+        text.encode(),
+        {"Content-Type": "application/x-ndjson"},
+        method="PUT",
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 202
+        return json.load(answer)["url"]
+
+
+def test_an_ingest_that_is_killed_goes_on_where_it_was(server):
+    assert server.ask("PUT", "/api/collections/manual", {})[1]["sparse"] == "model"
+    url = put_lines(server, "manual", 3000)
+    wait_for(lambda: server.ask("GET", url)[1]["documents"] > 100, 30, "the ingest's first hundred")
+    server.kill()
+    server.start()
+    before = server.ask("GET", url)[1]
+    note = wait_for(lambda: (n := server.ask("GET", url)[1])["state"] == "done" and n, 90, "the end of the ingest")
+    assert before["documents"] < 3000, "it was over before it was killed"
+    assert note["documents"] == 3000
+    # What was written twice in the middle is the same points: their ids follow from what they are.
+    assert server.ask("GET", "/api/collections/manual")[1]["points"] == 3000
+    hits = server.ask("POST", "/api/collections/manual/search", {"query": "number 2999", "mode": "sparse"})[1]["hits"]
+    assert hits[0]["document"] == "d2999"
+
+
+def test_searching_goes_on_while_documents_come_in(server):
+    server.ask("PUT", "/api/collections/manual", {})
+    server.ask("PUT", "/api/collections/manual/documents", {"documents": [{"id": "first", "text": "The first one."}]})
+    url = put_lines(server, "manual", 1500)
+    answered = 0
+    while server.ask("GET", url)[1]["state"] in ("waiting", "running"):
+        status, body = server.ask("POST", "/api/collections/manual/search", {"query": "the first one", "limit": 1})
+        assert status == 200, body
+        answered += 1
+    assert answered > 3
+    assert server.ask("GET", url)[1]["added"] == 1500
+
+
+def test_tricks_in_addresses_on_the_wire(server):
+    server.ask("PUT", "/api/collections/notes", {})
+    tricks = [
+        "..",
+        ".",
+        "%2e%2e",
+        "..%2f..%2f",
+        "a%2f..%2fb",
+        "a/../../jobs",
+        "a%00",
+        "a%0d%0aX: y",
+        "%c0%ae%c0%ae",
+        "a\\b",
+    ]
+    for trick in tricks:
+        for method, rest in (
+            ("GET", ""),
+            ("DELETE", "?confirm=notes"),
+            ("DELETE", "/documents/x"),
+            ("GET", "/ingests/x"),
+        ):
+            status, kind = raw(server, method, f"/api/collections/{trick}{rest}")
+            assert 300 <= status < 500, (method, trick, status)
+            assert status < 400 or kind == "application/problem+json" or kind == "text/html", (method, trick, kind)
+        status, _ = raw(server, "DELETE", f"/api/collections/notes/documents/{trick}")
+        assert 300 <= status < 500, (trick, status)
+        status, _ = raw(server, "GET", f"/api/collections/notes/ingests/{trick}")
+        assert 300 <= status < 500, (trick, status)
+    assert [item["name"] for item in server.ask("GET", "/api/collections")[1]["collections"]] == ["notes"]
+
+
+def raw(server, method, path):
+    """(status, content type) of an address that no client tidies up."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection._validate_path = lambda url: None
+    connection.request(method, path, headers={"Accept": "application/json"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, (answer.getheader("Content-Type") or "").split(";")[0]
+
+
+def test_the_stores_process_ends_with_the_server(server):
+    server.ask("PUT", "/api/collections/notes", {})
+    folder = str(server.state / "search")
+    assert owners(folder)
+    server.stop()
+    wait_for(lambda: not owners(folder), 10, "the end of the store's process")
+    server.start()
+    assert server.ask("GET", "/api/collections")[1]["collections"][0]["name"] == "notes"
+
+
+def owners(folder):
+    """Pids of processes that were started for that store."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if folder.encode() in words and any(word.endswith(b"edge.py") for word in words):
+            found.append(int(pid))
+    return found
+
+
+def test_langchain_retrieves_through_our_search(server):
+    from langchain_core.callbacks import CallbackManagerForRetrieverRun
+    from langchain_core.documents import Document
+    from langchain_core.retrievers import BaseRetriever
+
+    class Spark(BaseRetriever):
+        """A retriever over one collection."""
+
+        def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+            body = server.ask("POST", "/api/collections/notes/search", {"query": query, "limit": 2})[1]
+            return [Document(page_content=hit["text"], metadata=hit["metadata"]) for hit in body["hits"]]
+
+    server.ask("PUT", "/api/collections/notes", {})
+    documents = [{"text": "Cats sleep all day.", "metadata": {"page": 1}}, {"text": "The valve is blue."}]
+    assert server.ask("PUT", "/api/collections/notes/documents", {"documents": documents})[1]["added"] == 2
+    found = Spark().invoke("sleeping cats")
+    assert (found[0].page_content, found[0].metadata) == ("Cats sleep all day.", {"page": 1})
