@@ -1,4 +1,4 @@
-"""Simulated embedding servers for tests and benchmarks, as processes of their own, and an inventory that has them."""
+"""Embedding servers and a Qdrant for tests and benchmarks, as processes of their own, and an inventory with them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ def serving(*serve: str, **options):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield [int(process.stdout.readline().rsplit(":", 1)[1]) for _ in serve]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def qdrant():
+    """The port of a small Qdrant server."""
+    command = [sys.executable, str(PROJECT / "tests/qdrant_server.py")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield int(process.stdout.readline().rsplit(":", 1)[1])
     finally:
         process.kill()
         process.wait()

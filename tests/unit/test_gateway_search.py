@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import time
-import warnings
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.embedders import inventory, serving
+from tests.embedders import inventory, qdrant, serving
 from webui.app import create_app
 from webui.gateway import chunks, fusion, store
 
@@ -46,23 +45,29 @@ def ports():
         yield dict(zip(("embeddings", "sparse", "rerank"), found, strict=True))
 
 
-@pytest.fixture(params=["embedded", "client"])
+@pytest.fixture(scope="module")
+def server_port():
+    with qdrant() as port:
+        yield port
+
+
+@pytest.fixture(params=["embedded", "server"])
 def kind(request):
     return request.param
 
 
 @pytest.fixture
-def app(kind, ports, tmp_path):
-    """An app with an embedding server and a reranker; the store is the embedded one, or qdrant-client's."""
-    made = made_app(tmp_path, embeddings=ports["embeddings"], rerank=ports["rerank"])
-    engine = made.extensions["search"]
-    if kind == "client":
-        from qdrant_client import QdrantClient
-
-        warnings.filterwarnings("ignore", message="Payload indexes")
-        engine._store, engine._at = store.ServerStore(client=QdrantClient(":memory:")), "embedded"
+def app(kind, ports, server_port, tmp_path):
+    """An app with an embedding server and a reranker; its store is the embedded one, or a Qdrant server over HTTP."""
+    services = {"embeddings": ports["embeddings"], "rerank": ports["rerank"]}
+    if kind == "server":
+        services["qdrant"] = server_port
+    made = made_app(tmp_path, **services)
+    shelf = made.extensions["search"].store()
     yield made
-    engine.close()
+    for item in shelf.collections():
+        shelf.delete(item["name"])
+    shelf.close()
 
 
 @pytest.fixture
@@ -289,9 +294,9 @@ def test_a_vector_of_ones_own_is_searched_with(client):
     assert "64 numbers" in wrong.json["detail"]
 
 
-def test_another_model_of_the_same_size_is_refused_not_searched_with(client, app, tmp_path):
+def test_another_model_of_the_same_size_is_refused_not_searched_with(kind, client, app, server_port, tmp_path):
     with serving("tei:embed", model="demo/other", dimensions=64) as [port]:
-        inventory(tmp_path / "hosts.yml", embeddings=port)
+        inventory(tmp_path / "hosts.yml", embeddings=port, **({"qdrant": server_port} if kind == "server" else {}))
         app.extensions["gateway"].cluster._inventory_checked = 0
         answer = client.post("/api/collections/notes/search", json={"query": "cats"})
         assert answer.status_code == 409, answer.json
@@ -418,6 +423,22 @@ def test_without_an_embedding_server_search_says_so(tmp_path):
     inventory(tmp_path / "hosts.yml", embeddings=port)
     down = made_app(tmp_path, embeddings=port).test_client().post("/api/collections", json={"name": "notes"})
     assert down.status_code == 503
+
+
+def test_what_others_made_in_the_server_is_listed_and_told(ports, server_port, tmp_path):
+    from qdrant_client import QdrantClient, models
+
+    client = made_app(tmp_path, embeddings=ports["embeddings"], qdrant=server_port).test_client()
+    theirs = QdrantClient(url=f"http://127.0.0.1:{server_port}", check_compatibility=False)
+    theirs.create_collection("theirs", vectors_config=models.VectorParams(size=3, distance="Cosine"))
+    listed = client.get("/api/collections").json
+    assert listed["store"] == "server"
+    assert [(item["name"], item["foreign"]) for item in listed["collections"]] == [("theirs", True)]
+    answer = client.post("/api/collections/theirs/search", json={"query": "x"})
+    assert answer.status_code == 422
+    assert "made by something else" in answer.json["detail"]
+    assert client.delete("/api/collections/theirs?confirm=theirs").status_code == 200
+    theirs.close()
 
 
 def test_a_qdrant_server_that_is_down_is_a_503(ports, tmp_path):

@@ -219,7 +219,10 @@ def _put_lines(name):
     except ValueError:
         raise _field("size", "size and overlap are numbers of characters.") from None
     the().settings(name)
-    note = the().ingests.add(name, relay.Upload(LINES_LIMIT), size, overlap)
+    try:
+        note = the().ingests.add(name, relay.Upload(LINES_LIMIT), size, overlap)
+    except OSError as error:
+        raise Problem(507, f"The lines cannot be kept in the state folder: {error.strerror}.") from error
     response = jsonify(_progress(note))
     response.status_code = 202
     response.headers["Location"] = _progress(note)["url"]
