@@ -441,6 +441,27 @@ def test_what_others_made_in_the_server_is_listed_and_told(ports, server_port, t
     theirs.close()
 
 
+def test_nothing_goes_into_the_embedded_store_while_the_inventory_cannot_tell(ports, tmp_path):
+    app = made_app(tmp_path, embeddings=ports["embeddings"])
+    client, hosts = app.test_client(), tmp_path / "hosts.yml"
+    lines = hosts.read_text() + "    qdrant: {hosts: {nowhere: {ansible_host: no-such-host.invalid}}}\n"
+    for text, told in ((lines, "nowhere, where Qdrant is, has no address"), ("all: [broken", "cannot be read")):
+        hosts.write_text(text)
+        app.extensions["gateway"].cluster._inventory_checked = 0
+        answer = client.post("/api/collections", json={"name": "notes"})
+        assert answer.status_code in (404, 503), answer.json
+        answer = client.get("/api/collections")
+        assert answer.status_code == 503, answer.json
+        assert told in answer.json["detail"]
+    assert not (tmp_path / "state/search").exists()
+
+
+def test_the_metrics_count_searches(embedded):
+    client = embedded.test_client()
+    client.get("/api/collections")
+    assert 'requests_total{endpoint="collections.collections",model="",status="200"} 1.0' in client.get("/metrics").text
+
+
 def test_a_qdrant_server_that_is_down_is_a_503(ports, tmp_path):
     client = made_app(tmp_path, embeddings=ports["embeddings"], qdrant=9).test_client()
     answer = client.get("/api/collections")

@@ -29,6 +29,14 @@ def the():
     return current_app.extensions["search"]
 
 
+@api.after_request
+def count(response):
+    """For /metrics: these requests are relayed to nobody, so nobody else counts them."""
+    requests = current_app.extensions["gateway"].metrics.requests
+    requests.labels(request.endpoint.removeprefix("api_"), "", str(response.status_code)).inc()
+    return response
+
+
 # --- errors
 
 

@@ -18,18 +18,32 @@ class Engine:
         self.ingests = ingest.Ingests(self.writer, Path(app.config["STATE_DIR"]) / "ingests")
 
     def store(self):
-        """The store: of the inventory's Qdrant, or the embedded one."""
-        found = services.find(self.app.extensions["gateway"].cluster.inventory(), "qdrant")
-        at = found.url if found else "embedded"
+        """The store: of the inventory's Qdrant, or the embedded one.
+
+        Raises Unavailable while nobody can tell which: documents must not go into the wrong one.
+        """
+        gateway = self.app.extensions["gateway"]
+        inventory = gateway.cluster.inventory()
+        found = services.find(inventory, "qdrant")
+        if inventory.error and not inventory.hosts:
+            raise store.Unavailable(inventory.error)
+        if found is None and inventory.groups.get("qdrant"):
+            raise store.Unavailable(f"{inventory.groups['qdrant'][0]}, where Qdrant is, has no address.")
+        at = found or "embedded"
+        old = None
         with self._lock:
             if self._at != at:
+                old, self._at = self._store, at
                 if found:
                     where = found.where[:1].upper() + found.where[1:]
-                    self._store = store.ServerStore(found.url, where, found.silence)
+                    gate = functools.partial(gateway.place, found)
+                    self._store = store.ServerStore(found.url, where, found.silence, gate=gate)
                 else:
                     self._store = store.EdgeStore(Path(self.app.config["STATE_DIR"]) / "search")
-                self._at = at
-            return self._store
+            now = self._store
+        if old:
+            old.close()
+        return now
 
     def settings(self, name):
         """A collection's settings. Raises Missing, and Wrong for one that something else made."""

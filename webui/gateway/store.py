@@ -109,12 +109,15 @@ class EdgeStore:
 
 
 class ServerStore:
-    """A Qdrant server, through qdrant-client. url: "http://ip:port"; client: another QdrantClient, for tests."""
+    """A Qdrant server, through qdrant-client.
 
-    def __init__(self, url=None, where="Qdrant", silence=60.0, client=None):
+    url: "http://ip:port"; gate: gives a context manager that each request is made in; client: another QdrantClient.
+    """
+
+    def __init__(self, url=None, where="Qdrant", silence=60.0, gate=contextlib.nullcontext, client=None):
         from qdrant_client import QdrantClient, models
 
-        self.where, self.models = where, models
+        self.where, self.models, self.gate = where, models, gate
         self.client = client or QdrantClient(
             url=url, timeout=int(silence), check_compatibility=False, trust_env=False, prefer_grpc=False
         )
@@ -128,7 +131,8 @@ class ServerStore:
         from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
         try:
-            yield
+            with self.gate():
+                yield
         except UnexpectedResponse as error:
             text = _reason(error)
             if error.status_code == 404:
