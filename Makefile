@@ -13,7 +13,8 @@ VENV := .venv
 $(VENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Spark Control needs Python 3.11 or newer (with venv)." >&2; exit 1; }
 	@echo "Installing into $(VENV) …"
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@# An old pip cannot add an extra to what is installed (httpx with and without http2).
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 

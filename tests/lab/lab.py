@@ -239,7 +239,7 @@ class Lab:
             # Where the stand-in launchers look for the address of their own host.
             "home/address": (f"{address}\n".encode(), 0o644),
         }
-        for program in ("docker", "nvidia-smi"):
+        for program in ("docker", "ibdev2netdev", "nvidia-smi"):
             files[f"usr/local/bin/{program}"] = ((HERE / "host" / program).read_bytes(), 0o755)
         library = [HERE / "host/spark_host.py", HERE / "image/lab_spark.py"]
         library += [images.SIMULATION / "lib" / name for name in ("sim_host.py", "sim_nvidia.py")]

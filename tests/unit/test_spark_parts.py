@@ -128,6 +128,7 @@ RAY_NODE = [
     "/usr/bin/python3 -u /usr/lib/python3/dist-packages/ray/dashboard/agent.py --node-ip-address=10.0.0.1",
     "/usr/bin/python3 -u /usr/lib/python3/dist-packages/ray/_private/log_monitor.py --logs-dir=/tmp/ray",
     "ray::IDLE",
+    "/usr/bin/python3 /usr/local/bin/ray status",
 ]
 
 
@@ -141,10 +142,10 @@ RAY_NODE = [
     ],
 )
 def test_what_serves_is_told_from_what_only_keeps_a_node_open(args):
-    assert [process["pid"] for process in spark_docker.working(top("sleep infinity", *RAY_NODE, args))] == [107]
+    assert [process["pid"] for process in spark_docker.working(top("sleep infinity", *RAY_NODE, args))] == [108]
 
 
 def test_a_ray_node_without_a_model_is_no_server():
     assert spark_docker.working(top(*RAY_NODE)) == []
     assert spark_docker.ray_node(top(*RAY_NODE))
-    assert not spark_docker.ray_node(top("sleep infinity", "vllm serve /models/ray/start"))
+    assert not spark_docker.ray_node(top("sleep infinity", "vllm serve /models/ray start", RAY_NODE[-1]))

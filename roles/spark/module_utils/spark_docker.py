@@ -75,7 +75,7 @@ def rows(top: bytes) -> list[dict]:
 _IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$")
 # Ray's own processes (the January launcher's cluster): they are there before vLLM and stay when it has died.
 _RAY = re.compile(
-    r"^(\S*python\S*( -\S+)* )?(\S*/)?ray start\b|^ray::IDLE|^\S*/ray/core/"
+    r"^(\S+ (-\S+ )*)?(\S*/)?ray (start|status|stop)\b|^ray::IDLE|^\S*/ray/core/"
     r"|^\S*python\S*( -\S+)* \S*/ray/(_private|dashboard|autoscaler)/"
 )
 
@@ -92,7 +92,7 @@ def working(found: list[dict]) -> list[dict]:
 
 def ray_node(found: list[dict]) -> bool:
     """Whether a Ray node runs among these processes; on a worker, that is all there is until the head hands it work."""
-    return any(_RAY.match(process["args"]) for process in found)
+    return any(_RAY.match(process["args"]) and " status" not in process["args"] for process in found)
 
 
 def logs(name: str, tail: int | None = None) -> bytes:

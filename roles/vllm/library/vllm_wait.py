@@ -69,6 +69,7 @@ from ansible.module_utils.spark_serving import (
     Vllm,
     last_lines,
     launch_log,
+    launcher_lives,
     progress,
     read_end,
     read_record,
@@ -92,6 +93,7 @@ class Watch:
         self.workers = Workers(self.plan["nodes"][1:], wish["container"])
         self.log = b""
         self.up = self.alive = False
+        self.seen = time.monotonic()
 
     def run(self) -> dict:
         """Watch until there is news; returns what RETURN describes."""
@@ -146,7 +148,10 @@ class Watch:
             return {"code": "docker", "message": f"docker stopped answering while it loaded: {error}."}
         if not there or not there["running"]:
             return {"code": "crashed", "message": "Its container ended while it loaded."}
-        if not alive and (self.alive or passed > _GRACE):
+        self.seen = time.monotonic() if alive else self.seen
+        # A launcher that stays in front has steps between its mods and the server in which nothing runs.
+        missing = time.monotonic() - self.seen > (_GRACE if launcher_lives(self.record) else 0)
+        if not alive and missing and (self.alive or passed > _GRACE):
             return {"code": "crashed", "message": "It stopped by itself while it loaded."}
         self.alive = alive
         if not self.up and (trouble := self.workers.trouble(passed > _GRACE)):

@@ -60,16 +60,22 @@ def started(pid: int) -> int | None:
         return None
 
 
+def launcher_lives(record: dict | None) -> bool:
+    """Whether a launcher that stays in front of its model still does."""
+    launcher = (record or {}).get("launcher")
+    return isinstance(launcher, dict) and started(launcher.get("pid")) == launcher.get("started") is not None
+
+
 def end_launcher(state_dir: str) -> None:
     """Kill a launcher that stayed in front of its model.
 
     Left alone it would stop whatever carries the container's name, on every node, once its model is gone: by then
     that is the next model. Its own traps do the same on TERM, so it gets no warning.
     """
-    launcher = (read_record(state_dir) or {}).get("launcher")
-    if isinstance(launcher, dict) and launcher.get("started") and started(launcher["pid"]) == launcher["started"]:
+    record = read_record(state_dir)
+    if launcher_lives(record):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(launcher["pid"], signal.SIGKILL)
+            os.killpg(record["launcher"]["pid"], signal.SIGKILL)
 
 
 def launch_log(state_dir: str, model: str) -> str:

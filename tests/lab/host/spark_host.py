@@ -1,7 +1,7 @@
 """PID 1 of a lab host: lays what a Spark has, starts sshd and dockerd, and keeps count of the simulated memory.
 
-Reads /opt/lab/host.json: {"name", "password", "load_seconds", "models": [{"repo", "bytes", …}]}. A model has lay_model's
-arguments, and "only" is the one host that has it. `spark_host.py models` lays the models again and does nothing else.
+Reads /opt/lab/host.json: {"name", "password", "load_seconds", "models": [{"repo", "bytes", …}]}; a model has the words
+of lay_model, and "only", the one host that has it. `spark_host.py models` lays the models again and does nothing else.
 """
 
 from __future__ import annotations
