@@ -43,6 +43,7 @@ def card(recipes, disks, fits=None):
          "33 % is on spark1."),
         ({"spark1": [entry("o/m", "downloading")]}, {}, "downloading", "It comes to spark1."),
         ({"spark1": []}, {}, "no weights", "o/m is on no Spark."),
+        ({"spark1": []}, {"hosts": ("spark1", "spark2")}, "no weights", "o/m is on no Spark that answers."),
         ({"spark1": [entry("o/m", "missing")]}, {}, "no weights", "o/m is on no Spark."),
         ({"spark1": [entry("o/m")]}, {"hosts": (), "min_nodes": 4}, "too few Sparks", "It needs 4 Sparks."),
         ({"spark1": [entry("o/m")]}, {"error": "command is missing"}, "broken", "command is missing"),

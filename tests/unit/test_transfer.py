@@ -12,7 +12,7 @@ from email.message import Message
 from urllib.error import HTTPError
 
 import pytest
-from ansible.module_utils import spark_copy, spark_hub, spark_transfer
+from ansible.module_utils import spark_copy, spark_hub, spark_report, spark_transfer
 from ansible.module_utils.spark_transfer import Trouble
 from hypothesis import given
 from hypothesis import strategies as st
@@ -301,6 +301,55 @@ def test_the_side_with_the_key_runs_rsync():
     nobody = plan(looks(spark1={"reaches": {"spark2": refused}}))["plan"]["rows"]["spark2"]["problem"]
     assert nobody["code"] == "no_key"
     assert "neither spark1 nor spark2" in nobody["message"]
+
+
+def test_two_that_do_not_know_each_other_are_led_over_a_third():
+    strange = {"code": "host_key_unknown", "words": "{near} does not know the host key of {far}; run mesh_ssh_keys"}
+    answers = looks(spark1={"reaches": {"spark2": strange, "spark3": strange}})
+    lone = plan(answers, to=["spark2"])["plan"]["rows"]["spark2"]["problem"]
+    assert lone["code"] == "host_key_unknown"
+    head = answers["spark2"]["looked"] | {"reaches": {"spark1": None, "spark2": None}}
+    told = plan(answers | {"spark3": {"looked": head}}, to=["spark2"])["plan"]["rows"]["spark2"]["problem"]
+    assert (told["code"], told["message"].endswith("copy it to spark3 first, then on.")) == ("no_key", True), told
+
+
+def test_a_closed_folder_is_told_before_anything_is_sent():
+    told = plan(looks(spark2={"closed": "/2 belongs to root"}))["plan"]["rows"]["spark2"]["problem"]
+    assert told == {"code": "not_writable", "message": "o/n cannot be put on spark2: /2 belongs to root"}
+
+
+def test_where_one_may_not_write_is_told_with_its_owner_and_the_cure(tmp_path, monkeypatch):
+    spark_transfer.must_write(str(tmp_path), str(tmp_path / "not" / "there"))
+    monkeypatch.setattr(spark_transfer.os, "access", lambda path, _: path != str(tmp_path / "a b"))
+    (tmp_path / "a b").mkdir()
+    for uid, words in (
+        (tmp_path.stat().st_uid, "may not be written"),
+        (54321, "Run on that Spark, once: sudo chown -R"),
+    ):
+        monkeypatch.setattr(spark_transfer.os, "getuid", lambda uid=uid: uid)
+        with pytest.raises(Trouble, match=words) as told:
+            spark_transfer.must_write(str(tmp_path), str(tmp_path / "a b" / "blobs"))
+        assert told.value.problem()["code"] == "not_writable"
+    assert f"54321 '{tmp_path / 'a b'}'" in str(told.value)
+
+
+def test_a_download_that_was_there_and_was_copied_on_is_told_as_copied():
+    for outcome, ok, expected in (
+        ("copied", True, "copied"),
+        ("unchanged", True, "unchanged"),
+        ("failed", False, "failed"),
+    ):
+        copied = {"ok": ok, "changed": outcome == "copied", "outcome": outcome, "message": "", "reason": None}
+        seen = {"started": {"spark1": {"changed": False, "done": True, "message": "there"}}, "watched": {}}
+        seen |= {"copy_told": {"spark1": {"result": copied | {"problems": [], "log_tail": []}}}, "copy_stopped": {}}
+        told = weights_download.told({"repo": "o/n", "host": "spark1"}, seen, preview=False)
+        assert (told["outcome"], told["ok"], told["changed"]) == (expected, ok, copied["changed"])
+
+
+def test_why_a_spark_does_not_answer_is_sshs_words_alone():
+    shared = "mux_client_request_session: read: Broken pipe\nssh: No route."
+    answer = {"unreachable": True, "msg": f"Task failed: Failed to connect to the host via ssh: {shared}"}
+    assert spark_report.fault("spark2", answer) == "spark2 does not answer: ssh: No route"
 
 
 @pytest.mark.parametrize(

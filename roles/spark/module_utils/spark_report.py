@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import re
+
 from ansible.module_utils import spark_fit, spark_measured
 from ansible.module_utils.spark_docker import LABEL_DIGEST, LABEL_MODEL
 from ansible.module_utils.spark_fit import claim as claim
 from ansible.module_utils.spark_fit import gb as gb
+
+# Ansible's own words before ssh's, and ssh's about the connection that it had shared.
+_BEFORE = re.compile(r"^(Task failed: )?(Failed to connect to the host via ssh: )?(mux_client\w*: .*?Broken pipe )?")
 
 
 def per_host(task_vars: dict, name: str) -> dict:
@@ -25,6 +30,7 @@ def spark(answer: dict) -> dict | None:
 def fault(host: str, answer: dict) -> str:
     """Why a Spark did not answer, as a sentence."""
     said = " ".join(str(answer.get("msg") or "no answer").split())
+    said = _BEFORE.sub("", said).rstrip(" .:")
     if not answer.get("unreachable"):
         return f"{host}: {said[:300]}"
     # ssh puts a banner of forty @ and half a page around these two.

@@ -170,6 +170,8 @@ class Plan:
                 f"{self.name} needs {amount(need)} more on {host}, and {amount(far['free'])} are free in "
                 f"{Path(far['root']).parent}.",
             )
+        if far.get("closed"):
+            raise Trouble("not_writable", f"{self.name} cannot be put on {host}: {far['closed']}")
         for side in (self.source, host):
             if not self.looks[side]["rsync"]:
                 raise Trouble("rsync_missing", f"{side} has no rsync: sudo apt install rsync.")
@@ -177,9 +179,13 @@ class Plan:
         push = refused is None
         if not push and far["reaches"].get(self.source) is not None:
             words = refused["words"].format(near=self.source, far=host)
-            if refused["code"] == "no_key":
+            code, middle = refused["code"], self.middle(host)
+            if middle:
+                code = "no_key"
+                words = f"neither {self.source} nor {host} has a key for the other; copy it to {middle} first, then on"
+            elif code == "no_key":
                 words = f"neither {self.source} nor {host} is let in by the other; run mesh_ssh_keys first"
-            raise Trouble(refused["code"], f"{self.name} cannot be sent to {host}: {words}.")
+            raise Trouble(code, f"{self.name} cannot be sent to {host}: {words}.")
         copy = {"to": host, "runner": self.source if push else host, "direction": "push" if push else "pull"}
         copy |= {
             "kind": manifest["kind"],
@@ -190,6 +196,13 @@ class Plan:
         coming = sum(file["size"] for file in paths)
         total = manifest["bytes"]
         return copy | {"paths": [file["path"] for file in paths], "total": total, "base": total - coming}
+
+    def middle(self, host: str) -> str | None:
+        """A Spark that reaches the source and that one: mesh_ssh_keys gives the head keys, and nobody else."""
+        for middle, look in self.looks.items():
+            if all(look["reaches"].get(side, "") is None for side in (self.source, host)):
+                return middle
+        return None
 
 
 def went_wrong(host: str, plan: dict, seen: dict) -> dict | None:

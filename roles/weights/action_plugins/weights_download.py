@@ -72,7 +72,10 @@ def told(wish: dict, seen: dict, preview: bool) -> dict:
         return result
     result |= {"ok": copied["ok"], "changed": result["changed"] or copied["changed"], "copy": copied}
     result |= {"reason": copied["reason"], "problems": copied["problems"], "log_tail": copied["log_tail"]}
-    result["outcome"] = result["outcome"] if copied["ok"] else "failed"
+    if not copied["ok"]:
+        result["outcome"] = "failed"
+    elif result["outcome"] == "unchanged":
+        result["outcome"] = copied["outcome"]
     return result | {"message": f"{result['message']} {copied['message']}"}
 
 

@@ -103,9 +103,21 @@ class Copies:
         found |= {
             "free": spark_transfer.free(os.path.dirname(found["root"])),
             "rsync": bool(shutil.which("rsync")),
+            "closed": self.closed(found),
             "reaches": spark_copy.reaches(self.wish["key"], self.wish["peers"]),
         }
         return {"looked": found}
+
+    @staticmethod
+    def closed(found: dict) -> str | None:
+        """Why nothing can be put in the model's place here, or None."""
+        root = found["root"]
+        inside = [os.path.join(root, name) for name in ("blobs", "snapshots", "refs") if found["there"]]
+        try:
+            spark_transfer.must_write(os.path.dirname(root), *inside, found["stage"])
+        except Trouble as trouble:
+            return str(trouble)
+        return None
 
     def hashed(self, check: bool) -> dict:
         """The hashes that no name tells."""

@@ -143,6 +143,7 @@ class Download:
                 self.clear()
             return self.finished(listing, changed=False)
         self.hub.allowed(self.repo, listing["commit"], max(missing, key=lambda file: file["size"])["path"])
+        self.must_write()
         have = self.bytes_there(files)
         self.must_fit(total - have, total)
         if spark_docker.image_id(self.wish["image"]) is None:
@@ -180,6 +181,14 @@ class Download:
                 found = text.read(4096).strip()
             return found if re.fullmatch(r"[\x21-\x7e]+", found) else None
         return None
+
+    def must_write(self) -> None:
+        """Raise Trouble where hf could not write, of what it writes into."""
+        locks = os.path.join(self.hub_folder, ".locks")
+        inside = [os.path.join(self.folder, name) for name in ("blobs", "snapshots", "refs")]
+        spark_transfer.must_write(
+            self.hub_folder, self.folder, *inside, locks, os.path.join(locks, os.path.basename(self.folder))
+        )
 
     def must_fit(self, need: int, total: int) -> None:
         """Raise Trouble where the disk is too small, with both sides."""

@@ -58,11 +58,11 @@ def _of_recipe(recipe: dict, name: str | None, found: dict, hosts: list[str], fi
     need = [node["host"] for node in placement["nodes"]] if placement else []
     # A Spark that did not answer is not said to lack anything.
     card["lacking"] = [host for host in need if host in hosts and host not in card["complete"]]
-    status, message = _status(recipe, card, need, fit)
+    status, message = _status(recipe, card, need, fit, [host for host in need if host not in hosts])
     return card | {"status": status, "message": message}
 
 
-def _status(recipe: dict, card: dict, need: list[str], fit: dict | None) -> tuple[str, str]:
+def _status(recipe: dict, card: dict, need: list[str], fit: dict | None, silent: list) -> tuple[str, str]:
     if recipe.get("error"):
         return "broken", recipe["error"]
     if not need:
@@ -74,7 +74,7 @@ def _status(recipe: dict, card: dict, need: list[str], fit: dict | None) -> tupl
             return unsound
         if card["complete"]:
             return "missing on some hosts", f"It is on {_join(card['complete'])} and not on {_join(card['lacking'])}."
-        return "no weights", f"{card['name']} is on no Spark."
+        return "no weights", f"{card['name']} is on no Spark{' that answers' if silent else ''}."
     if fit and not fit["ok"]:
         return "too big", fit["message"]
     return "ready", ""

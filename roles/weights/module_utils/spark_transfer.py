@@ -11,7 +11,9 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,6 +62,31 @@ def free(path: str) -> int:
         path = os.path.dirname(path)
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def must_write(*places: str) -> None:
+    """Raise Trouble for the first of these folders that this user may not write into; for one that is not there, its
+    nearest parent decides. Containers write as root, so what a model server fetched may be root's."""
+    for place in places:
+        path = place
+        while not os.path.exists(path) and os.path.dirname(path) != path:
+            path = os.path.dirname(path)
+        if os.access(path, os.W_OK | os.X_OK):
+            continue
+        found = os.stat(path)
+        if found.st_uid == os.getuid():
+            raise Trouble("not_writable", f"{path} may not be written.")
+        names = []
+        for uid in (found.st_uid, os.getuid()):
+            try:
+                names.append(pwd.getpwuid(uid).pw_name)
+            except KeyError:
+                names.append(str(uid))
+        raise Trouble(
+            "not_writable",
+            f"{path} belongs to {names[0]}, and {names[1]} may not write there. Run on that Spark, once:"
+            f" sudo chown -R {names[1]} {shlex.quote(path)}",
+        )
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
