@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import PROJECT
 from tests.hub import Hub
 from tests.support import wait_for
+from webui.jobs import JobStore
 
 REAL = "org/real"  # 12 MB on spark1 (lab.MODELS)
 REPO = "org/name"
@@ -18,14 +21,15 @@ SHARDS = {f"model-{number:05}-of-00008.safetensors": 1 << 19 for number in range
 TOKEN = "hf_theOneThatIsRight1234567890"
 HOME = "/home/spark"
 CACHE = f"{HOME}/.cache/huggingface"
+LIB = "import sys; sys.path.insert(0, '/opt/lab'); import spark_host"
 
 
 @pytest.fixture
 def hub(lab, tmp_path):
-    """A hub where the lab's hosts reach it, at 500 kB/s; one of its repos is gated."""
+    """A hub where the lab's hosts reach it, at 1 MB/s; one of its repos is gated."""
     gated = {"files": {"config.json": CONFIG, "model.safetensors": 1 << 19}, "gated": True}
     spec = {REPO: {"files": {"config.json": CONFIG, **SHARDS}}, "org/gated": gated}
-    with Hub(tmp_path / "hub", spec, rate=500_000, token=TOKEN, host=f"{lab.network}.1") as made:
+    with Hub(tmp_path / "hub", spec, rate=1_000_000, token=TOKEN, host=f"{lab.network}.1") as made:
         yield made
         made.process.send_signal(signal.SIGCONT)
 
@@ -111,17 +115,22 @@ def downloaders(cluster) -> list[str]:
 # --- downloads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_download_tells_its_progress_and_the_second_run_changes_nothing(cluster, hub):
-    done = download(cluster, hub)
+def test_a_download_tells_its_progress_is_copied_on_and_the_second_run_changes_nothing(cluster, hub):
+    done = download(cluster, hub, copy_to=["spark2"])
     assert (done.code, done.result["outcome"]) == (0, "downloaded"), done.output
+    assert (done.result["copy"]["outcome"], done.result["copy"]["source"]) == ("copied", "spark1")
     assert len(set(re.findall(r"spark1: (\d\.\d) of 4\.0 MB", done.output))) >= 3, done.output
     path = done.result["weights"]["path"]
-    there = shell(cluster, "spark1", f"cd {path} && find -L . -type f -user spark -printf '%f %s\\n'").splitlines()
-    assert {name: int(size) for name, size in map(str.split, there) if name != "config.json"} == SHARDS
+    for host in ("spark1", "spark2"):
+        there = shell(cluster, host, f"cd {path} && find -L . -type f -user spark -printf '%f %s\\n'").splitlines()
+        assert {name: int(size) for name, size in map(str.split, there) if name != "config.json"} == SHARDS
     assert downloaders(cluster) == []
-    again = download(cluster, hub)
+    again = download(cluster, hub, copy_to=["spark2"])
     assert (again.result["outcome"], again.result["changed"]) == ("unchanged", False), again.output
-    assert again.recap["spark1"]["changed"] == 0
+    assert sum(row["changed"] for row in again.recap.values()) == 0
+    shell(cluster, "spark2", f"rm -r {folder(REPO)}")
+    copied = download(cluster, hub, copy_to=["spark2"])
+    assert (copied.result["outcome"], copied.result["changed"]) == ("copied", True), copied.output
 
 
 def test_a_download_outlives_ssh_and_the_next_run_attaches(cluster, hub):
@@ -164,6 +173,21 @@ def test_a_token_reaches_hf_and_nothing_else(cluster, hub, tmp_path):
     assert shell(cluster, "spark1", f"grep -rlF {TOKEN} {HOME}") == ""
 
 
+def test_a_disk_that_fills_up_in_mid_download_is_told_and_the_next_run_takes_it_up(cluster, hub):
+    small_disk(cluster, "spark1", "6m")
+    run = download(cluster, hub, start=True)
+    wait_for(lambda: whole(cluster) >= 2, what="some whole files")
+    shell(cluster, "spark1", f"dd if=/dev/zero of={CACHE}/filler bs=64k")
+    full = cluster.finish(run)
+    assert (full.code != 0, full.result["reason"]) == (True, "disk_full"), full.output
+    assert re.search(r"the disk is full; .* of 4\.0 MB are there and stay", full.result["message"])
+    kept = sizes(cluster, "spark1", f"{folder(REPO)}/blobs")
+    shell(cluster, "spark1", f"rm {CACHE}/filler")
+    done = download(cluster, hub)
+    assert (done.code, done.result["outcome"]) == (0, "downloaded"), done.output
+    assert kept.items() <= sizes(cluster, "spark1", f"{folder(REPO)}/blobs").items()
+
+
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
@@ -196,13 +220,39 @@ def test_a_worker_that_is_unplugged_in_mid_copy_is_named_and_the_next_copy_goes_
     assert "the connection from spark1 to spark2 is down; what came stays" in cut.result["message"]
     cluster.plug("spark2")
     full_speed(cluster)
-    done = copy(cluster)
+    done = copy(cluster, verify="hash")
     assert (done.code, done.result["outcome"]) == (0, "copied"), done.output
     after = sizes(cluster, "spark2", f"{folder(REAL)}/blobs")
     assert {name: inode for name, (inode, _) in before.items()}.items() <= {
         name: inode for name, (inode, _) in after.items()
     }.items()
-    assert copy(cluster, verify="hash").result["outcome"] == "unchanged"
+
+
+def test_a_copy_outlives_ssh_and_a_cancel_ends_it_at_both_ends(cluster, monkeypatch):
+    slow_rsync(cluster)
+    run = cluster.start("copy_weights", repo=REAL, weights_hold_seconds=0.5)
+    wait_for(lambda: staged(cluster), what="the first of it")
+    cluster.lab.close_connections()
+    cluster.lab.root("spark1", "pkill", "-KILL", "-f", "sshd: spark", check=False)
+    cut = cluster.finish(run)
+    assert cut.result["reason"] == "unreachable", cut.output
+    assert "The copy goes on there; run it again to see how far it is." in cut.result["message"]
+    running = shell(cluster, "spark1", "pgrep -x rsync")
+    assert running
+    for key, value in cluster.environment.items():
+        monkeypatch.setenv(key, value)
+    store = JobStore(Path(cluster.environment["SPARK_CONTROL_STATE"]), PROJECT)
+    job = store.start("copy_weights", {"repo": REAL})
+    wait_for(lambda: (store.get(job.id).view().percent or 0) > 0, what="progress on the page")
+    assert shell(cluster, "spark1", "pgrep -x rsync") == running
+    assert store.cancel(job.id)
+    wait_for(lambda: store.get(job.id).finished, what="the cancelled job's end")
+    ended = store.get(job.id)
+    assert ended.status == "cancelled"
+    assert "the copy to spark2 was stopped at" in ended.result["message"]
+    for host in ("spark1", "spark2"):
+        wait_for(lambda host=host: not shell(cluster, host, "pgrep -x rsync"), what=f"the end of rsync on {host}")
+    assert staged(cluster)
 
 
 def test_a_workers_host_key_that_the_head_does_not_trust_is_told_and_mended(cluster):
@@ -264,15 +314,6 @@ def test_a_delete_gives_the_bytes_back(cluster):
     assert sum(row["changed"] for row in again.recap.values()) == 0
 
 
-def test_what_serves_is_not_deleted_on_any_spark(cluster):
-    assert cluster.swap("demo-small").code == 0
-    for hosts in (["spark1"], ["spark2"]):
-        refused = cluster.run("delete_weights", repo="demo/second", hosts=hosts)
-        assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "serving"), refused.output
-    assert cluster.chat("demo-small")
-    cluster.host("spark2", "test", "-d", folder("demo/second")).check_returncode()
-
-
 # --- the menu, and what it leads to -----------------------------------------------------------------------------------
 
 
@@ -301,7 +342,8 @@ def test_a_model_is_set_up_from_what_its_files_say_and_served(cluster, recipes):
     assert (swapped.code, swapped.result["outcome"]) == (0, "serving"), swapped.output
     assert cluster.chat(made["name"])
     refused = cluster.run("delete_weights", repo=REAL, recipe_dirs=recipes)
-    assert refused.result["reason"] == "serving", refused.output
+    assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "serving"), refused.output
+    assert cluster.chat(made["name"])
     assert cluster.run("stop_model").code == 0
     deleted = cluster.run("delete_weights", repo=REAL, recipe_dirs=recipes)
     assert (deleted.result["outcome"], deleted.result["recipe_removed"]) == ("deleted", made["name"]), deleted.output
@@ -324,6 +366,40 @@ def test_a_local_model_is_mounted_read_only_served_and_copied(cluster, recipes):
     assert "Read-only file system" in written.stderr
     copied = copy(cluster, repo=path, verify="hash", **where)
     assert (copied.code, copied.result["outcome"]) == (0, "copied"), copied.output
-    assert copy(cluster, repo=path, **where).result["outcome"] == "unchanged"
     refused = cluster.run("delete_weights", path=path, **where)
     assert refused.result["reason"] == "serving", refused.output
+
+
+# --- what is wrong with a real Spark's folders and keys ---------------------------------------------------------------
+
+
+def test_folders_that_a_container_made_as_root_are_told_before_anything_starts(cluster, hub):
+    root, mine = folder(REPO), f"{CACHE}/hub"
+    cluster.lab.root("spark1", "mkdir", "-p", f"{root}/blobs")
+    refused = download(cluster, hub)
+    assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "not_writable"), refused.output
+    cure = f"sudo chown -R spark {root}"
+    assert f"{root} belongs to root, and spark may not write there. Run on that Spark, once: {cure}" in refused.output
+    cluster.lab.root("spark2", "chown", "root:", mine)
+    closed = copy(cluster)
+    assert (closed.result["reason"], closed.result["changed"]) == ("not_writable", False), closed.output
+    assert f"{REAL} cannot be put on spark2: {mine} belongs to root" in closed.result["message"]
+    cluster.lab.root("spark1", "chown", "-R", "root:", folder(REAL))
+    kept = cluster.run("delete_weights", repo=REAL)
+    assert (kept.result["outcome"], kept.result["reason"]) == ("refused", "permission"), kept.output
+    cluster.lab.root("spark2", "chown", "spark:", mine)
+    done = copy(cluster)
+    assert (done.code, done.result["outcome"]) == (0, "copied"), "what may be read can be copied"
+
+
+def test_two_workers_without_a_key_for_each_other_are_led_over_the_head(cluster):
+    cluster.lab.use(3)
+    shell(cluster, "spark1", f"rm -r {folder(REAL)}")
+    model = {"repo": REAL, "bytes": 12 << 20, "shards": 3, "real": True}
+    cluster.lab.root("spark2", "python3", "-c", f"{LIB}; spark_host.lay({{'models': [{model}], 'name': ''}})")
+    first = copy(cluster)
+    assert (first.code != 0, first.result["reason"]) == (True, "no_key"), first.output
+    assert "neither spark2 nor spark3 has a key for the other; copy it to spark1 first" in first.result["message"]
+    second = copy(cluster)
+    assert (second.code, second.result["outcome"], second.result["source"]) == (0, "copied", "spark1"), second.output
+    assert [row["message"] for row in second.result["sparks"]] == ["whole already", "copied"]
