@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 import time
+import types
+import urllib.request
 
 import openai
 import pytest
 
 from tests.conftest import PROJECT
-from tests.support import Server
+from tests.embedders import inventory, serving
+from tests.support import Server, wait_for
 
 TEXTS = ["The cat sleeps on the mat.", "Stocks fell on Monday.", "A sleeping cat."]
 
@@ -106,6 +109,36 @@ def test_the_server_down_is_told_and_comes_back_by_itself(server, cluster):
     assert "embedding server on spark2" in body["error"]["message"]
     cluster.run("demo", "--limit", "spark2")
     assert server.ask("POST", "/v1/embeddings", {"input": "x"})[0] == 200
+
+
+def test_a_client_that_hangs_up_ends_the_batches_it_asked_for(cluster, tmp_path):
+    with serving("tei:embed", seconds=0.5) as [port]:
+        environment = cluster.environment | {
+            "ANSIBLE_INVENTORY": str(inventory(tmp_path / "hosts.yml", embeddings=port)),
+            "SPARK_CONTROL_STATE": str(tmp_path / "other"),
+        }
+        server = Server(types.SimpleNamespace(environment=environment))
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            body = json.dumps({"input": [f"text {n}" for n in range(2000)]})  # 63 batches: 8 s
+            connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+            wait_for(lambda: asked(port) >= 4, what="the first batches")
+            connection.close()
+            at_once = asked(port)
+            wait_for(lambda: 'status="499"' in text_of(f"{server.url}/metrics"), 10, "the hang-up's count")
+            assert asked(port) <= at_once + 4, "batches went on for a client that was gone"
+        finally:
+            server.stop()
+
+
+def text_of(url):
+    with urllib.request.urlopen(url) as answer:
+        return answer.read().decode()
+
+
+def asked(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/requests") as answer:
+        return json.load(answer).get("/embed", 0)
 
 
 # --- docs/embeddings.md

@@ -10,6 +10,7 @@ A dialect is found by asking (GET only) and kept until the server fails. A batch
 order stays. A text that is too long is refused unless `truncate`, and then told by its position.
 """
 
+import functools
 import json
 import math
 import re
@@ -59,11 +60,13 @@ class Backend:
     """One embedding server. Threads may share it.
 
     call(method, path, data=None, silence=None) -> an answer with status, headers {lower-case: value} and data (bytes);
-    it raises Refused where there is none. where: what people call the server.
+    it raises Refused where there is none. where: what people call the server. carry(function): the same function for
+    another thread, with whatever `call` looks for in this one.
     """
 
-    def __init__(self, call, where, parallel=PARALLEL):
+    def __init__(self, call, where, parallel=PARALLEL, carry=lambda function: function):
         self.call, self.where, self.parallel = call, where[:1].upper() + where[1:], parallel
+        self.carry = carry
         self._dialect, self._lock = None, threading.Lock()
 
     # --- which dialect
@@ -237,7 +240,8 @@ class Backend:
 
         if len(parts) > 1:
             with ThreadPoolExecutor(min(self.parallel, len(parts))) as pool:
-                done = list(pool.map(one, parts))
+                jobs = [self.carry(functools.partial(one, positions)) for positions in parts]
+                done = list(pool.map(lambda job: job(), jobs))
         else:
             done = [one(part) for part in parts]
         found = Vectors([], dialect.model)

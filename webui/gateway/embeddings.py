@@ -8,7 +8,15 @@ import threading
 import uuid
 from array import array
 
-from flask import Blueprint, Response, current_app, has_app_context, request
+from flask import (
+    Blueprint,
+    Response,
+    copy_current_request_context,
+    current_app,
+    has_app_context,
+    has_request_context,
+    request,
+)
 
 from webui.gateway import relay
 from webui.gateway.dialects import Backend
@@ -61,7 +69,7 @@ class Embedders:
             found = self._backends.get(name)
             if found is None:
                 # The service is looked up for each call: its cap and its silence are the inventory's of now.
-                found = Backend(self._caller(key), service.where)
+                found = Backend(self._caller(key), service.where, carry=_carry)
                 self._backends = {n: b for n, b in self._backends.items() if n[0] != key} | {name: found}
             return found
 
@@ -83,6 +91,11 @@ class Embedders:
                 if pair[0] not in [model for model, _ in found]:
                     found.append(pair)
         return found
+
+
+def _carry(function):
+    """A function for another thread that still sees the request, so that the client's hang-up ends it there too."""
+    return copy_current_request_context(function) if has_request_context() else function
 
 
 def the():
