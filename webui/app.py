@@ -80,7 +80,12 @@ def create_app(config=None):
 
     pages.register(app)
     api.register(app)
-    gateway.register(app)
+    gateway.register(
+        app,
+        lambda refused: problems.respond(
+            Problem(refused.status, refused.message, headers=refused.headers, **refused.more)
+        ),
+    )
     return app
 
 

@@ -51,15 +51,6 @@ def respond(refused):
     return Response(text + "\n", refused.status, headers=refused.headers, mimetype="application/json")
 
 
-def as_problem(refused):
-    """The same as problem details, for an endpoint of ours that is not OpenAI's (/api/...)."""
-    from webui.api import problems
-
-    more = {"code": refused.code} if refused.code else {}
-    made = problems.Problem(refused.status, refused.message, headers=refused.headers, **more, **refused.more)
-    return problems.respond(made)
-
-
 def from_problem(problem):
     """The same for a refusal of the guards that every request passes (host, origin, token, size)."""
     code = {401: "invalid_api_key", 404: "unknown_url"}.get(problem.status)

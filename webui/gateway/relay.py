@@ -128,6 +128,9 @@ class Gateway:
         for job in self.cluster.facts().running:
             if job.operation not in ("swap", "stop_model"):
                 continue
+            newest = self.store.get(job.id)
+            if newest is None or newest.finished:  # the facts are half a second old
+                continue
             address = f"{request.host_url if has_request_context() else '/'}jobs/{job.id}"
             if job.operation == "stop_model":
                 raise Refused(

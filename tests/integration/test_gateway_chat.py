@@ -1,0 +1,209 @@
+"""Unmodified clients against the demo: the openai package, curl; through a swap; and what docs/gateway.md shows."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import subprocess
+import threading
+
+import openai
+import pytest
+
+from tests.conftest import PROJECT
+from tests.support import BIN, Server, wait_for
+
+HELLO = [{"role": "user", "content": "Hello there"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.fixture
+def server(cluster):
+    """A web server that knows its cluster, and demo-small serving on it."""
+    made = Server(cluster)
+    wait_for(lambda: made.ask("GET", "/api/models")[1].get("models"), 120, "the first look at the cluster")
+    swapped = made.ask("POST", "/api/swap", {"model": "demo-small"})[1]
+    assert made.ended(swapped["job_id"])["status"] == "successful"
+    wait_for(lambda: serves(made), 10, "the model")
+    yield made
+    made.stop()
+
+
+def serves(server) -> bool:
+    """Whether /v1/models has a model for `default`."""
+    return any(model["id"] == "default" for model in server.ask("GET", "/v1/models")[1]["data"])
+
+
+def client(server, **more) -> openai.OpenAI:
+    """OpenAI's own client, pointed here and not otherwise changed."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", **{"max_retries": 0, **more})
+
+
+def test_the_openai_package(server):
+    api = client(server)
+    assert [model.id for model in api.models.list()][:2] == ["demo-small", "default"]
+    assert api.models.retrieve("default").root == "demo-small"
+
+    whole = api.chat.completions.create(model="default", messages=HELLO)
+    assert whole.model == "demo-small"
+    assert whole.choices[0].message.content.startswith("You said: Hello there")
+    assert whole.usage.completion_tokens > 0
+
+    events = list(
+        api.chat.completions.create(
+            model="demo-small", messages=HELLO, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert "".join(event.choices[0].delta.content or "" for event in events if event.choices).startswith("You said")
+    assert events[-1].usage.total_tokens == whole.usage.total_tokens
+
+    assert api.completions.create(model="default", prompt="Once upon").choices[0].text.strip() == "Once upon"
+    tools = api.chat.completions.create(model="default", messages=HELLO, tools=[TOOL], tool_choice="auto")
+    assert tools.choices[0].message.tool_calls in (None, [])
+    image = "data:image/png;base64," + base64.b64encode(bytes(3_000_000)).decode()
+    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "What is this?"}]
+    seen = api.chat.completions.create(model="default", messages=[{"role": "user", "content": parts}])
+    assert "What is this?" in seen.choices[0].message.content
+
+    with pytest.raises(openai.NotFoundError, match=r"demo-small.*default") as unknown:
+        api.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError, match="answered 404"):
+        api.responses.create(model="default", input="Hello")
+    with pytest.raises(openai.BadRequestError, match="max_tokens"):
+        api.chat.completions.create(model="default", messages=HELLO, max_tokens=-1)
+    with pytest.raises(openai.BadRequestError):
+        api.chat.completions.create(model="default", messages=[])
+
+
+def test_the_openai_package_asynchronously(server):
+    async def both():
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as api:
+
+            async def one(number):
+                asked = [{"role": "user", "content": f"number {number}"}]
+                stream = await api.chat.completions.create(model="default", messages=asked, stream=True)
+                return "".join([event.choices[0].delta.content or "" async for event in stream if event.choices])
+
+            return await asyncio.gather(*(one(number) for number in range(16)))
+
+    for number, text in enumerate(asyncio.run(both())):
+        assert text.startswith(f"You said: number {number} ")
+
+
+def test_curl_sees_tokens_as_they_come_and_a_hang_up_frees_the_slot(server, cluster):
+    body = json.dumps({"model": "default", "stream": True, "messages": [{"role": "user", "content": "word " * 2000}]})
+    command = ["curl", "--silent", "--no-buffer", "-H", "Content-Type: application/json", "--data-binary", "@-"]
+    with subprocess.Popen(
+        [*command, f"{server.url}/v1/chat/completions"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as curl:
+        curl.stdin.write(body.encode())
+        curl.stdin.close()
+        assert curl.stdout.readline().startswith(b"data: ")
+        assert server.ask("GET", "/health")[1]["vllm"]["answers"] is True
+        assert running(cluster) == 1
+        curl.kill()
+    wait_for(lambda: running(cluster) == 0, 5, "the slot's end")
+
+
+def running(cluster) -> float:
+    """How many requests vLLM says it works on."""
+    told = subprocess.run(
+        ["curl", "--silent", f"http://{cluster.head}:8888/metrics"], capture_output=True, text=True, check=True
+    )
+    return float(re.search(r"^vllm:num_requests_running\{.*\} (\S+)", told.stdout, re.M)[1])
+
+
+def test_an_unmodified_client_waits_through_a_swap_and_goes_on(server, cluster):
+    cluster.behave("demo/loads-slowly", "ok", load_seconds=6)
+    retried, api = [], client(server, max_retries=10)
+    accepted = server.ask("POST", "/api/swap", {"model": "demo-slow"})[1]
+    _, told = wait_for(
+        lambda: (
+            (found := server.ask("POST", "/v1/chat/completions", {"model": "default", "messages": HELLO}))[0] == 503
+            and found
+        ),
+        10,
+        "the refusal",
+    )
+    assert told["error"]["code"] == "swapping"
+    assert told["error"]["job_id"] == accepted["job_id"]
+    assert told["error"]["job"] == f"{server.url}/jobs/{accepted['job_id']}"
+    assert told["error"]["seconds_left"] >= 1
+
+    def note(response):
+        if response.status_code == 503:
+            retried.append(float(response.headers["Retry-After"]))
+
+    api._client.event_hooks["response"] = [note]
+    answer = api.chat.completions.create(model="default", messages=HELLO)
+    assert retried
+    assert all(1 <= seconds <= 60 for seconds in retried)
+    assert answer.model == cluster.models()[0] != "demo-small"
+    assert server.ended(accepted["job_id"])["status"] == "successful"
+
+
+def test_nothing_serves_after_a_stop_and_that_is_said(server, cluster):
+    assert cluster.run("stop_model").code == 0
+    wait_for(lambda: not serves(server), 10, "a list without it")
+    with pytest.raises(openai.InternalServerError, match="vLLM on spark1 does not answer"):
+        client(server).chat.completions.create(model="default", messages=HELLO)
+
+
+def test_fifty_clients_that_wait_leave_the_page_answering(server, cluster):
+    body = json.dumps({"model": "default", "messages": [{"role": "user", "content": "word " * 1500}]})
+    command = ["curl", "--silent", "-H", "Content-Type: application/json", "--data-binary", body]
+    command += [f"{server.url}/v1/chat/completions"]
+    clients = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(50)]
+    try:
+        wait_for(lambda: running(cluster) == 50, 20, "fifty chats")
+        assert server.ask("GET", "/healthz")[0] == 200
+        assert server.ask("GET", "/v1/models")[0] == 200
+    finally:
+        for one in clients:
+            one.kill()
+            one.wait()
+    wait_for(lambda: running(cluster) == 0, 10, "the end of all of them")
+
+
+def examples():
+    """The shell and Python examples of docs/gateway.md that are meant to be run."""
+    text = (PROJECT / "docs/gateway.md").read_text()
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_the_documents_examples_do_what_they_say(server, tmp_path):
+    found = examples()
+    assert len(found) >= 5
+    for kind, text in found:
+        text = text.replace("http://spark-control.local:9999", server.url)
+        command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [str(BIN / "python"), "-c", text]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        assert done.returncode == 0, text + done.stdout + done.stderr
+        assert done.stdout.strip(), text
+        assert '"error"' not in done.stdout, text + done.stdout
+        for line in re.findall(r"# → (.*)", text):
+            assert line in done.stdout, text + done.stdout
+
+
+def test_many_questions_at_once_do_not_mix(server):
+    """Many threads of one client at once: each gets the answer to its own question."""
+    api, answers = client(server, max_retries=5), {}
+
+    def one(number):
+        asked = [{"role": "user", "content": f"question {number}"}]
+        answers[number] = api.chat.completions.create(model="default", messages=asked).choices[0].message.content
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answers[number].startswith(f"You said: question {number} ") for number in range(24))
