@@ -249,7 +249,7 @@ def litellm(folder, port):
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"http://127.0.0.1:{own}/health/liveliness", timeout=5).status == 200
 
-    wait_for(answers, 120, "LiteLLM's start")
+    wait_for(answers, 300, "LiteLLM's start")
     return process, own
 
 
