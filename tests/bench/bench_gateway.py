@@ -430,7 +430,7 @@ def main() -> None:
         finally:
             gateway.stop()
             if peer:
-                peer[0].terminate()
+                peer[0].kill()  # asked to stop, it would wait for the hung answers that it never let go of
                 peer[0].wait()
             process.terminate()
 
