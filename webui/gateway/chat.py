@@ -22,7 +22,7 @@ NAMES_FRESH = 2.0  # seconds for which vLLM's list of models holds
 STALE = 10.0  # seconds more, while a new list is being asked for
 OTHERS_FRESH = 30.0  # the same for the services that nobody swaps
 LIST_SILENCE = 5.0
-LISTED = ("embeddings", "rerank", "transcription", "speech")  # services whose models /v1/models tells
+LISTED = ("embeddings", "sparse", "rerank", "transcription", "speech")  # services whose models /v1/models tells
 MODEL_NAME = 512  # characters
 ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
