@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,6 +163,12 @@ def first_token(address: str, model: str) -> float:
         except OSError:
             time.sleep(0.02)
     raise TimeoutError(f"{model} streamed nothing within a minute")
+
+
+def run_async(coroutine):
+    """What a coroutine returns; in a thread of its own, because playwright keeps a loop running in the tests'."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def wait_for(condition, seconds: float = 60, what: str = "it"):

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.conftest import PROJECT
-from tests.support import BIN, Server, wait_for
+from tests.support import BIN, Server, run_async, wait_for
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {
@@ -93,7 +93,7 @@ def test_the_openai_package_asynchronously(server):
 
             return await asyncio.gather(*(one(number) for number in range(16)))
 
-    for number, text in enumerate(asyncio.run(both())):
+    for number, text in enumerate(run_async(both())):
         assert text.startswith(f"You said: number {number} ")
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.embedders import inventory, serving
-from tests.support import Server, wait_for
+from tests.support import Server, run_async, wait_for
 
 TEXTS = ["The cat sleeps on the mat.", "Stocks fell on Monday.", "A sleeping cat."]
 
@@ -53,7 +53,7 @@ def test_openais_client_embeds_as_it_is(server):
             calls = [asked.embeddings.create(model="default", input=[f"text {n}"] * 70) for n in range(8)]
             return await asyncio.gather(*calls)
 
-    assert [len(answer.data) for answer in asyncio.run(many())] == [70] * 8
+    assert [len(answer.data) for answer in run_async(many())] == [70] * 8
 
 
 def test_rerank_in_coheres_and_in_teis_shape(server):

@@ -16,7 +16,7 @@ from ansible.module_utils import spark_cache, spark_docker, spark_remove
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.caches import WHOLE, as_nobody, listing, model, repo_folder, room, share_blob
+from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, room, share_blob
 from tests.conftest import load_plugin
 from tests.hub import Hub, share
 
@@ -293,8 +293,7 @@ def test_files_of_another_user(tmp_path):
     if os.getuid():
         pytest.skip("only root can make files that are another's")
     model(tmp_path, "org/a")
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    let_others_in(tmp_path)
     there = listing(tmp_path)
     done = as_nobody(lambda: delete(tmp_path, "org/a"))
     assert (done["changed"], done["reason"]) == (False, "permission")

@@ -554,7 +554,8 @@ def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(po
 
 
 def test_an_ingest_can_be_ended(client, app, tmp_path):
-    app.extensions["search"].writer.put = lambda *_: time.sleep(0.2) or dict.fromkeys(("added",), 0) | {"truncated": []}
+    told = {"added": 0, "truncated": []}
+    app.extensions["search"].writer.put = lambda *_, **__: time.sleep(0.2) or told
     url = client.put("/api/collections/notes/documents", data=lines(5000), content_type="application/x-ndjson").headers[
         "Location"
     ]

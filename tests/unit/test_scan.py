@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils import spark_cache, spark_disk
 
-from tests.caches import WHOLE, as_nobody, listing, model, repo_folder, share_blob
+from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, share_blob
 from tests.hub import Hub, share
 from tests.support import wait_for
 
@@ -294,8 +294,7 @@ def test_an_empty_folder_says_why(tmp_path, make, why):
 def test_folders_that_may_not_be_read(tmp_path):
     snapshot = model(tmp_path, "org/closed", WHOLE)
     model(tmp_path, "org/open", WHOLE)
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    let_others_in(tmp_path)
     snapshot.chmod(0)
     (repo_folder(tmp_path, "org/closed") / "refs").chmod(0)
     try:
