@@ -32,16 +32,6 @@ python3 /opt/lab/spark_host.py models
 """
 
 
-# Before xdist's own, which reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Every test here is the lab's; one worker has the tests' lab, another one Molecule's."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.lab)
-            item.add_marker(pytest.mark.xdist_group("molecule" if "molecule" in item.path.name else "lab"))
-
-
 @dataclass
 class LabCluster(Cluster):
     """The lab with the words of the simulated cluster's tests."""

@@ -9,6 +9,9 @@ import pytest
 
 from tests.support import wait_for
 
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+
 
 def test_ssh_that_drops_in_mid_launch_leaves_the_launch_alone_and_the_next_run_converges(cluster):
     cluster.behave("demo/second", "ok", load_seconds=8)

@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import PROJECT
 from tests.lab.engine import words
 from tests.lab.lab import LABEL, Lab
 from tests.support import wait_for
+
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
 KILLED = "from pathlib import Path; from tests.lab.lab import Lab; Lab('cut', 1, '172.31.80', Path({!r})).up()"
 

@@ -13,6 +13,9 @@ from tests.lab.conftest import need_engine
 from tests.lab.lab import Lab
 from tests.support import BIN
 
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("molecule")]
+
 ROLES = sorted(folder.name for folder in (PROJECT / "roles").iterdir() if (folder / "meta").is_dir())
 
 

@@ -13,6 +13,9 @@ from tests.conftest import PROJECT
 from tests.lab.lab import PASSWORD
 from tests.support import BIN, Run
 
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+
 HOME = "/home/spark/.ssh"
 
 

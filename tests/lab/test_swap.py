@@ -6,6 +6,9 @@ import pytest
 
 from tests.support import Server, wait_for
 
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+
 
 @pytest.mark.parametrize("shape", ["september", "january"])
 def test_a_swap_serves_again_changes_nothing_and_stops(cluster, shape):

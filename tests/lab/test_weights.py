@@ -14,6 +14,9 @@ from tests.hub import Hub
 from tests.support import wait_for
 from webui.jobs import JobStore
 
+# One worker has the tests' lab, another one Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+
 REAL = "org/real"  # 12 MB on spark1 (lab.MODELS)
 REPO = "org/name"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
