@@ -272,7 +272,7 @@ def test_a_chunked_body_that_is_too_large_is_refused_when_it_is(gateway, upstrea
     error = problem(ask(gateway, body=body, behave=f"too-large-{model_first}", Transfer_Encoding="chunked"))
     assert error["status"] == 413
     if model_first:
-        (seen,) = upstream.asked("too-large-True")
+        (seen,) = wait_for(lambda: upstream.asked("too-large-True"), 10, "the request")
         assert seen.gone.wait(5)
 
 
