@@ -111,9 +111,12 @@ def need_engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab():
+def lab(worker_id):
     """Three Sparks, connected by the project's own playbooks. SPARK_LAB_KEEP=1 leaves them up for the next run."""
-    made = Lab("test", 3, "172.31.78", PROJECT / "var/lab-test", load_seconds=0.5)
+    # A worker has one of its own: the weights' tests run beside the others.
+    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
+    name = f"test{number or ''}"
+    made = Lab(name, 3, f"172.31.{84 + number if number else 78}", PROJECT / f"var/lab-{name}", load_seconds=0.5)
     need_engine()
     with made.held():
         made.up()

@@ -13,7 +13,7 @@ from tests.lab.conftest import need_engine
 from tests.lab.lab import Lab
 from tests.support import BIN
 
-# One worker has the tests' lab, another one Molecule's.
+# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("molecule")]
 
 ROLES = sorted(folder.name for folder in (PROJECT / "roles").iterdir() if (folder / "meta").is_dir())

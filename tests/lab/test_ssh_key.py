@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 from tests.lab.lab import PASSWORD
 from tests.support import BIN, Run
 
-# One worker has the tests' lab, another one Molecule's.
+# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
 HOME = "/home/spark/.ssh"

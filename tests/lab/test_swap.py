@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import Server, wait_for
 
-# One worker has the tests' lab, another one Molecule's.
+# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
 

@@ -14,8 +14,8 @@ from tests.hub import Hub
 from tests.support import wait_for
 from webui.jobs import JobStore
 
-# One worker has the tests' lab, another one Molecule's.
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("weights")]
 
 REAL = "org/real"  # 12 MB on spark1 (lab.MODELS)
 REPO = "org/name"
