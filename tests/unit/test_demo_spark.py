@@ -1,5 +1,6 @@
 """The simulated Sparks behave as real ones do: containers, launcher, memory, faults, stop and start."""
 
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,16 @@ def until(true, what, seconds=20):
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+def holders(folder):
+    """Pids of who has that folder open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) == str(folder):
+                found.add(int(link.parts[2]))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -411,6 +424,26 @@ def test_a_folder_that_is_no_demo_root_is_left_alone(tmp_path):
     assert demo.playbook(demo_spark_state="absent") == (0, 2)
     assert demo.playbook() == (0, 2)
     assert os.listdir(tmp_path / "root") == ["thesis.txt"]
+
+
+def test_a_root_that_the_other_host_is_just_making_is_waited_for(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    demo = Demo(root, f"127.78.{50 + os.getpid() % 200}")
+    other = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        (root / ".spark-demo.new").write_text("The simulated Sparks")
+        with ThreadPoolExecutor(1) as pool:
+            laid = pool.submit(demo.playbook)
+            until(lambda: len(holders(root) - {os.getpid()}) == 2, "both hosts wait")
+            (root / ".spark-demo.new").rename(root / ".spark-demo")
+            fcntl.flock(other, fcntl.LOCK_UN)
+            assert laid.result() == (2, 0)
+    finally:
+        os.close(other)
+        demo.playbook(demo_spark_state="absent")
+    assert not root.exists()
 
 
 def test_the_launcher_of_january_stays_in_the_foreground_and_cleans_up(tmp_path):

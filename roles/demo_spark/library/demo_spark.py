@@ -152,7 +152,7 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -176,17 +176,16 @@ class Spark:
     # --- states ---------------------------------------------------------------------------------------------------
 
     def started(self):
-        if os.path.isdir(self.root) and os.listdir(self.root) and not os.path.exists(os.path.join(self.root, MARKER)):
-            self.module.fail_json(
-                msg=f"{self.root} is not empty and is no demo root (it has no {MARKER}): choose another folder."
-            )
         if not self.check:
             os.makedirs(self.root, exist_ok=True)
-            self.write(
-                os.path.join(self.root, MARKER),
-                "The simulated Sparks of Spark Control. playbooks/demo.yml lays and removes this.\n",
-            )
-        with Lock(self.root, self.check):
+        # The look at the marker is under the lock too: the other host may be in the midst of making it.
+        with nullcontext() if self.check else locked(self.root):
+            marker = os.path.join(self.root, MARKER)
+            if os.path.isdir(self.root) and os.listdir(self.root) and not os.path.exists(marker):
+                self.module.fail_json(
+                    msg=f"{self.root} is not empty and is no demo root (it has no {MARKER}): choose another folder."
+                )
+            self.write(marker, "The simulated Sparks of Spark Control. playbooks/demo.yml lays and removes this.\n")
             self.lay_shared()
         self.lay_host()
         self.lay_models()
@@ -232,11 +231,11 @@ class Spark:
         if self.check:
             self.note(f"removed {self.folder}")
             return
-        try:
-            lock = Lock(self.root, False)
-        except FileNotFoundError:
-            return  # another host was the last
-        with lock:
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.root))
+            except FileNotFoundError:
+                return  # another host was the last
             if os.path.isdir(self.folder):
                 self.note(f"removed {self.folder}")
                 shutil.rmtree(self.folder)
@@ -398,17 +397,27 @@ class Spark:
         host.refresh_memory()
 
     def start_hub(self):
-        """Run the local Hub as a process of this host, so that it ends with it."""
-        wish = self.p["hub"]
-        if not wish or listens(wish["address"], wish["port"]):
+        """Run the local Hub on this host."""
+        if wish := self.p["hub"]:
+            words = ["--port", str(wish["port"]), "--rate", str(wish["rate"]), "--root", os.path.join(self.root, "hub")]
+            self.start_program("hub", wish["address"], int(wish["port"]), words)
+
+    def start_services(self):
+        """Run the services beside the models on this host."""
+        for wish in self.p["services"]:
+            words = [str(word) for word in wish.get("arguments") or ()]
+            self.start_program(wish["program"], self.p["address"], int(wish["port"]), words)
+
+    def start_program(self, program, address, port, arguments):
+        """Run one of lib/run.py's servers as a process of this host, so that it ends with it; wait until it listens."""
+        if listens(address, port):
             return
-        self.note(f"started the hub at http://{wish['address']}:{wish['port']}")
+        self.note(f"started {program} at http://{address}:{port}")
         if self.check:
             return
-        command = [self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, "hub"]
-        command += ["--host", wish["address"], "--port", str(wish["port"]), "--rate", str(wish["rate"])]
+        command = [self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, program]
         subprocess.Popen(
-            [*command, "--root", os.path.join(self.root, "hub")],
+            [*command, "--host", address, *arguments],
             env={"PATH": "/usr/bin:/bin", "SPARK_SIM_HOST": self.folder, "SPARK_SIM_ROOT": self.root},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -417,35 +426,10 @@ class Spark:
             start_new_session=True,
         )
         deadline = time.monotonic() + 10
-        while not listens(wish["address"], wish["port"]):
+        while not listens(address, port):
             if time.monotonic() > deadline:
-                self.module.fail_json(msg=f"The local hub does not listen on {wish['address']}:{wish['port']}.")
+                self.module.fail_json(msg=f"{program} does not listen on {address}:{port}.")
             time.sleep(0.02)
-
-    def start_services(self):
-        """Run the services beside the models as processes of this host, so that they end with it."""
-        for wish in self.p["services"]:
-            address, port = self.p["address"], int(wish["port"])
-            if listens(address, port):
-                continue
-            self.note(f"started {wish['program']} at http://{address}:{port}")
-            if self.check:
-                continue
-            command = [self.p["python"], "-SE", os.path.join(self.root, "lib", "run.py"), self.folder, wish["program"]]
-            subprocess.Popen(
-                [*command, "--host", address, *map(str, wish.get("arguments") or ())],
-                env={"PATH": "/usr/bin:/bin", "SPARK_SIM_HOST": self.folder, "SPARK_SIM_ROOT": self.root},
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            deadline = time.monotonic() + 10
-            while not listens(address, port):
-                if time.monotonic() > deadline:
-                    self.module.fail_json(msg=f"{wish['program']} does not listen on {address}:{port}.")
-                time.sleep(0.02)
 
     def programs(self):
         """The programs' own modules, so that starting and stopping is what `docker` itself does."""
@@ -523,19 +507,16 @@ class Spark:
                 os.posix_fallocate(file.fileno(), 0, size)
 
 
-class Lock:
-    """One host at a time writes what all share. Raises FileNotFoundError when there is no root."""
-
-    def __init__(self, root, check):
-        self.file = None if check else open(os.path.join(root, ".lock"), "a")  # noqa: SIM115 - closed in __exit__
-
-    def __enter__(self):
-        if self.file:
-            fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_):
-        if self.file:
-            self.file.close()
+@contextmanager
+def locked(root):
+    """One host at a time works on what all share. Raises FileNotFoundError when there is no root."""
+    # The folder itself is locked: a file for it would lie in a folder that may be somebody else's.
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def chat_template(model):
