@@ -36,6 +36,7 @@ demo: $(VENV)/ready-demo
 test: $(VENV)/ready-test
 	@tests/need-debian.sh chromium rsync
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory lab-test
 
 # A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.
 lab: $(VENV)/ready-test
