@@ -176,31 +176,24 @@ class Upstream:
     def _read(file, seen):
         digest, kept = hashlib.sha256(), []
 
-        def take(data):
-            digest.update(data)
-            seen.length += len(data)
-            if seen.length <= 1 << 20:
-                kept.append(data)
-
-        if "chunked" in seen.headers.get("transfer-encoding", ""):
-            while size := int(file.readline().split(b";")[0], 16):
-                left = size
-                while left:
-                    data = file.read1(min(left, 1 << 16))
-                    if not data:
-                        raise ValueError
-                    left -= len(data)
-                    take(data)
-                file.readline()
-            file.readline()
-        else:
-            left = int(seen.headers.get("content-length", 0))
+        def take(left):
             while left:
                 data = file.read1(min(left, 1 << 16))
                 if not data:
                     raise ValueError
                 left -= len(data)
-                take(data)
+                digest.update(data)
+                seen.length += len(data)
+                if seen.length <= 1 << 20:
+                    kept.append(data)
+
+        if "chunked" in seen.headers.get("transfer-encoding", ""):
+            while size := int(file.readline().split(b";")[0], 16):
+                take(size)
+                file.readline()
+            file.readline()
+        else:
+            take(int(seen.headers.get("content-length", 0)))
         seen.digest, seen.body = digest.hexdigest(), b"".join(kept)
 
     @staticmethod

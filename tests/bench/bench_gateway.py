@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -47,7 +48,7 @@ END = b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE)
 class Upstream(asyncio.Protocol):
     """Streams `max_tokens` tokens at RATE (at once for a negative seed); tells /closed how long connections lived."""
 
-    closed: dict = {}  # noqa: RUF012  # a request's last message -> when its connection was lost, by the monotonic clock
+    closed: ClassVar[dict] = {}  # a request's last message -> when its connection was lost, by the monotonic clock
 
     def connection_made(self, transport):
         self.transport, self.buffer, self.need, self.user = transport, b"", None, None
@@ -399,7 +400,10 @@ def clients(port):
 def main() -> None:
     """Print the tables."""
     wanted = set(sys.argv[1:])
-    asked = lambda part: not wanted or part in wanted  # noqa: E731
+
+    def asked(part):
+        return not wanted or part in wanted
+
     port = free_port()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(port,), daemon=True)
     process.start()

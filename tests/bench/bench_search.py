@@ -23,13 +23,12 @@ import uuid
 import warnings
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(PROJECT))
+import numpy as np  # comes with qdrant-client
 
-import numpy as np  # noqa: E402 - comes with qdrant-client
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.embedders import inventory, serving  # noqa: E402
-from webui.gateway import fusion, store  # noqa: E402
+from tests.embedders import inventory, serving
+from webui.gateway import fusion, store
 
 SIZE, QUERIES, PEER_QUERIES = 1024, 300, 12
 BAR = 50.0

@@ -399,7 +399,7 @@ def test_a_look_changes_nothing(downloaded):
 def test_a_cache_on_another_file_system(tmp_path):
     shm = Path("/dev/shm")
     if not shm.is_dir() or os.stat(shm).st_dev == os.stat(tmp_path).st_dev:
-        pytest.skip("there is no second file system")
+        pytest.skip("/dev/shm is no file system of its own here")
     home = shm / f"spark-scan-{os.getpid()}"
     try:
         model(home, "org/a", WHOLE, shared=True)

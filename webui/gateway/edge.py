@@ -38,11 +38,11 @@ class Shelf:
     def __init__(self, folder):
         self.folder, self.shards, self.notes = Path(folder), {}, {}
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.lock = open(self.folder / ".lock", "a")  # noqa: SIM115 - held for the life of the process
+        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # for the process's life
         deadline = time.monotonic() + LOCK_WAIT
         while True:
             try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 # The one before may still be finishing: it ends when it finds its parent gone.

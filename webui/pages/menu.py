@@ -62,19 +62,14 @@ def rows(facts):
     found = []
     for card in facts.models:
         is_serving = bool(serving.get("model")) and card["recipe"] == serving["model"]
-        row = _row(facts, card, recipes.get(card["recipe"]) or {}, is_serving, busy.get(card["name"]), used)
-        rank = 0 if is_serving else _STATUS.get(card["status"], _STATUS["broken"])[2]
-        found.append((rank, row.title.lower(), row))
+        status = _STATUS.get(card["status"], _STATUS["broken"])
+        row = _row(facts, card, status, recipes.get(card["recipe"]) or {}, is_serving, busy.get(card["name"]), used)
+        found.append((0 if is_serving else status[2], row.title.lower(), row))
     return [row for _, _, row in sorted(found, key=lambda item: item[:2])]
 
 
-def find(facts, name):
-    """The cards of a model (org/name, or a local model's path): one for each recipe that serves it."""
-    return [card for card in facts.models if card["name"] == name]
-
-
-def _row(facts, card, recipe, is_serving, job, used):
-    state, word, _rank, does = _STATUS.get(card["status"], _STATUS["broken"])
+def _row(facts, card, status, recipe, is_serving, job, used):
+    state, word, _rank, does = status
     message = words.sentence(card["message"])
     if card["status"] == "ready" and not recipe.get("fits"):
         state, word = "plain", "may fit"

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from webui.pages import words
 
-GIGABYTE = 1_000_000_000
 STALE = 600  # seconds after which facts about the Sparks are called old
 
 

@@ -74,10 +74,11 @@ def rows(top: bytes) -> list[dict]:
 # What keeps a container open without serving anything: launch-cluster.sh's PID 1, and a shell around the server.
 _IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$")
 # Ray's own processes (the January launcher's cluster): they are there before vLLM and stay when it has died.
-_RAY = re.compile(
-    r"^(\S+ (-\S+ )*)?(\S*/)?ray (start|status|stop)\b|^ray::IDLE|^\S*/ray/core/"
+_RAY_NODE = re.compile(
+    r"^(\S+ (-\S+ )*)?(\S*/)?ray start\b|^ray::IDLE|^\S*/ray/core/"
     r"|^\S*python\S*( -\S+)* \S*/ray/(_private|dashboard|autoscaler)/"
 )
+_RAY_QUESTION = re.compile(r"^(\S+ (-\S+ )*)?(\S*/)?ray (status|stop)\b")
 
 
 def serving_processes(name: str) -> list[dict]:
@@ -87,12 +88,13 @@ def serving_processes(name: str) -> list[dict]:
 
 def working(found: list[dict]) -> list[dict]:
     """Those of some processes that do work."""
-    return [process for process in found if not _IDLE.match(process["args"]) and not _RAY.match(process["args"])]
+    idle = (_IDLE, _RAY_NODE, _RAY_QUESTION)
+    return [process for process in found if not any(kind.match(process["args"]) for kind in idle)]
 
 
 def ray_node(found: list[dict]) -> bool:
     """Whether a Ray node runs among these processes; on a worker, that is all there is until the head hands it work."""
-    return any(_RAY.match(process["args"]) and " status" not in process["args"] for process in found)
+    return any(_RAY_NODE.match(process["args"]) for process in found)
 
 
 def logs(name: str, tail: int | None = None) -> bytes:

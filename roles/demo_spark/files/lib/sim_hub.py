@@ -272,6 +272,6 @@ def serve(arguments: list[str]) -> None:
     server.daemon_threads = storage.daemon_threads = True
     threading.Thread(target=storage.serve_forever, daemon=True).start()
     print(f"http://{wish.host}:{server.server_address[1]}", flush=True)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nobody reads the pipe any more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the pipe any more
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
