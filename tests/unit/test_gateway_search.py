@@ -497,6 +497,22 @@ def test_one_process_owns_the_folder(embedded, monkeypatch, tmp_path):
     second.close()
 
 
+def test_a_folder_that_cannot_be_opened_is_told_and_tried_again(embedded):
+    client, kept = embedded.test_client(), embedded.extensions["search"].store()
+    client.post("/api/collections", json={"name": "notes"})
+    kept.close()
+    note = kept.folder / "notes" / "collection.json"
+    whole = note.read_text()
+    for _ in range(3):
+        note.write_text("{")
+        answer = client.get("/api/collections/notes")
+        assert answer.status_code == 503
+        assert f"The embedded store in {kept.folder} cannot be opened" in answer.text
+        note.write_text(whole)
+        assert client.get("/api/collections/notes").json["name"] == "notes"
+        kept.close()
+
+
 def test_what_was_not_finished_is_cleaned_away(embedded):
     engine = embedded.extensions["search"]
     (engine.store().folder / "half" / "shard").mkdir(parents=True)

@@ -254,13 +254,18 @@ def _condition(item):
 
 
 def main(descriptor, folder):
-    """Answer until the parent is gone. Every answer is (True, value) or (False, kind of error, text)."""
+    """Answer until the parent is gone. Every answer is (True, value) or (False, kind of error, text).
+
+    Where the folder cannot be opened, one answer says so (kind Unavailable) and the process ends.
+    """
     pipe = Connection(int(descriptor))
     shelf = broken = None
     try:
         shelf = Shelf(folder)
-    except Exception as error:
+    except Unavailable as error:
         broken = error
+    except Exception as error:
+        broken = Unavailable(f"The embedded store in {folder} cannot be opened: {error}")
     while True:
         try:
             method, arguments = pipe.recv()

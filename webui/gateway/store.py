@@ -76,6 +76,8 @@ class EdgeStore:
                 if not self._pipe.poll(SLOW):
                     raise EOFError
                 good, *answer = self._pipe.recv()
+                if not good and answer[0] == "Unavailable":
+                    self._end(5.0)  # a child that could not open its folder goes once it has said so
             except (EOFError, OSError):
                 self._end()
                 raise Unavailable("The embedded store's process ended. It starts again at the next request.") from None
