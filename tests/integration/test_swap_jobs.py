@@ -73,14 +73,16 @@ def test_what_cannot_be_asked_for_is_refused_by_name(server):
 
 
 def test_two_swaps_at_once_from_two_callers(server, cluster):
-    first = server.ask("POST", "/api/swap", {"model": "demo-small"})
+    # Long enough for the other caller to come while it loads, on a busy machine too.
+    cluster.behave("demo/loads-slowly", "ok", load_seconds=15)
+    first = server.ask("POST", "/api/swap", {"model": "demo-slow"})
     second = server.ask("POST", "/api/swap", {"model": "demo-pair"})
     assert (first[0], second[0]) == (202, 409)
     assert second[1]["job_id"] == first[1]["job_id"]
     other = command(cluster, "run", "swap", "-e", "model=demo-pair")
     assert other.returncode != 0
     assert server.ended(first[1]["job_id"])["status"] == "successful"
-    assert cluster.models() == ["demo-small"]
+    assert cluster.models() == ["demo-slow"]
 
 
 def test_a_reservation_refuses_swaps_until_its_token_gives_it_back(server, cluster):

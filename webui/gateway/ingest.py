@@ -187,7 +187,7 @@ class Ingests:
             "collection": name,
             "state": "waiting",
             "created": now,
-            "updated": now,
+            "written": now,
             "bytes": total,
             "offset": 0,
             "line": 0,
@@ -218,7 +218,7 @@ class Ingests:
             self._gone.add(note["id"])
             fresh = self._read(note["id"]) or note
             if fresh["state"] in ("waiting", "running"):
-                fresh |= {"state": "cancelled", "updated": time.time(), "message": None}
+                fresh |= {"state": "cancelled", "written": time.time(), "message": None}
                 self._write(fresh)
                 self._lines(note["id"]).unlink(missing_ok=True)
         self._wake.set()
@@ -347,13 +347,13 @@ class Ingests:
     def _save(self, note, **changes):
         with self._lock:
             if note["id"] not in self._gone:
-                note |= {"state": "running", "updated": time.time()} | changes
+                note |= {"state": "running", "written": time.time()} | changes
                 self._write(note)
 
     def _end(self, note, state, message=None):
         with self._lock:
             if note["id"] not in self._gone:
-                note |= {"state": state, "updated": time.time(), "message": message}
+                note |= {"state": state, "written": time.time(), "message": message}
                 self._write(note)
         self._lines(note["id"]).unlink(missing_ok=True)
         ended = [old for old in self._notes() if old["state"] not in ("waiting", "running")]
