@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import threading
+import urllib.request
 
 import openai
 import pytest
@@ -64,8 +65,6 @@ def test_the_openai_package(server):
     assert events[-1].usage.total_tokens == whole.usage.total_tokens
 
     assert api.completions.create(model="default", prompt="Once upon").choices[0].text.strip() == "Once upon"
-    tools = api.chat.completions.create(model="default", messages=HELLO, tools=[TOOL], tool_choice="auto")
-    assert tools.choices[0].message.tool_calls in (None, [])
     image = "data:image/png;base64," + base64.b64encode(bytes(3_000_000)).decode()
     parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "What is this?"}]
     seen = api.chat.completions.create(model="default", messages=[{"role": "user", "content": parts}])
@@ -74,12 +73,101 @@ def test_the_openai_package(server):
     with pytest.raises(openai.NotFoundError, match=r"demo-small.*default") as unknown:
         api.chat.completions.create(model="gpt-4o", messages=HELLO)
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.NotFoundError, match="answered 404"):
-        api.responses.create(model="default", input="Hello")
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         api.chat.completions.create(model="default", messages=HELLO, max_tokens=-1)
     with pytest.raises(openai.BadRequestError):
         api.chat.completions.create(model="default", messages=[])
+
+
+def test_a_tool_is_called_and_its_result_answered_streamed_or_not(server):
+    api = client(server)
+    question = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+    def ask(messages, choice="auto", **more):
+        return api.chat.completions.create(model="default", messages=messages, tools=[TOOL], tool_choice=choice, **more)
+
+    called = ask(question).choices[0]
+    assert (called.finish_reason, called.message.content) == ("tool_calls", None)
+    [call] = called.message.tool_calls
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == (
+        "function",
+        "weather",
+        {"city": "Paris"},
+    )
+    result = {"role": "tool", "tool_call_id": call.id, "content": "12 degrees"}
+    answered = ask([*question, called.message, result]).choices[0]
+    assert (answered.finish_reason, answered.message.content) == ("stop", "The tool said: 12 degrees")
+    assert not answered.message.tool_calls
+
+    choices = [event.choices[0] for event in ask(question, stream=True)]
+    first, *rest = [part for choice in choices for part in choice.delta.tool_calls or []]
+    assert (first.index, first.type, first.function.name) == (0, "function", "weather")
+    assert first.id.startswith("chatcmpl-tool-")
+    assert len(rest) > 1
+    assert json.loads("".join(part.function.arguments for part in rest)) == {"city": "Paris"}
+    assert choices[-1].finish_reason == "tool_calls"
+    called = {"id": first.id, "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+    messages = [*question, {"role": "assistant", "tool_calls": [called]}, {**result, "tool_call_id": first.id}]
+    words = [event.choices[0].delta.content or "" for event in ask(messages, stream=True)]
+    assert "".join(words) == "The tool said: 12 degrees"
+
+    named = {"type": "function", "function": {"name": "weather"}}
+    for messages, choice, calls, reason in (
+        (HELLO, "auto", 0, "stop"),
+        (question, "none", 0, "stop"),
+        (HELLO, "required", 1, "tool_calls"),
+        (HELLO, named, 1, "stop"),  # so it is in vLLM, and in OpenAI's API
+    ):
+        found = ask(messages, choice).choices[0]
+        assert (len(found.message.tool_calls or []), found.finish_reason) == (calls, reason), choice
+    with pytest.raises(openai.BadRequestError, match="does not match any"):
+        ask(HELLO, {"type": "function", "function": {"name": "time"}})
+
+
+def test_the_responses_api_answers_streams_and_calls_a_tool(server):
+    api, tool = client(server), {"type": "function", **TOOL["function"]}
+    whole = api.responses.create(model="default", input="Hello")
+    assert (whole.model, whole.status) == ("demo-small", "completed")
+    assert whole.output_text.startswith("You said: Hello")
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+
+    events = list(api.responses.create(model="default", input="Hello", stream=True))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    deltas = whole.usage.output_tokens
+    assert kinds == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *["output_text.delta"] * deltas,
+        *("output_text.done", "content_part.done", "output_item.done", "completed"),
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events[4:-4]) == whole.output_text == events[-1].response.output_text
+    assert events[-1].response.usage == whole.usage
+    for kind, count in (("prompt", whole.usage.input_tokens), ("completion", deltas)):
+        assert tokens(server, "responses", kind) == 2 * count
+
+    question = {"role": "user", "content": "What is the weather in Paris?"}
+    with api.responses.stream(model="default", input=[question], tools=[tool]) as stream:
+        [call] = stream.get_final_response().output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "weather", {"city": "Paris"})
+    called = {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "12 degrees"}
+    answered = api.responses.create(model="default", input=[question, called, result], tools=[tool])
+    assert answered.output_text == "The tool said: 12 degrees"
+
+    # This vLLM keeps no responses (VLLM_ENABLE_RESPONSES_API_STORE), and says so in its own words.
+    for act in (api.responses.retrieve, api.responses.cancel):
+        with pytest.raises(openai.NotFoundError, match=f"'{whole.id}' not found"):
+            act(whole.id)
+    with pytest.raises(openai.BadRequestError, match="VLLM_ENABLE_RESPONSES_API_STORE"):
+        api.responses.create(model="default", input="Hello", background=True)
+
+
+def tokens(server, endpoint, kind) -> float:
+    """How many tokens of a kind the gateway has counted at an endpoint."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+        told = answer.read().decode()
+    labels = rf'endpoint="{endpoint}",kind="{kind}",model="demo-small"'
+    return float(re.search(rf"^spark_control_gateway_tokens_total\{{{labels}\}} (\S+)", told, re.M)[1])
 
 
 def test_the_openai_package_asynchronously(server):

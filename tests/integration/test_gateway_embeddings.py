@@ -1,4 +1,4 @@
-"""Real clients against the demo: openai, LangChain, rerank as Cohere and TEI ask for it; the document's examples."""
+"""Real clients against the demo: openai, LangChain, cohere; rerank as TEI is asked for it; the document's examples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 import types
 import urllib.request
 
+import cohere
 import openai
 import pytest
 
@@ -56,12 +57,23 @@ def test_openais_client_embeds_as_it_is(server):
     assert [len(answer.data) for answer in run_async(many())] == [70] * 8
 
 
-def test_rerank_in_coheres_and_in_teis_shape(server):
+def test_rerank_as_coheres_clients_ask_for_it_and_in_teis_shape(server):
     query = "Where does the cat sleep?"
-    status, body = server.ask(
-        "POST", "/v2/rerank", {"model": "default", "query": query, "documents": TEXTS, "top_n": 1}
-    )
-    assert (status, [row["index"] for row in body["results"]]) == (200, [0])
+    for made in (cohere.ClientV2, cohere.Client):  # POST /v2/rerank, POST /v1/rerank
+        client = made(api_key="none", base_url=server.url)
+        ranked = client.rerank(model="default", query=query, documents=TEXTS)
+        scores = [row.relevance_score for row in ranked.results]
+        assert ranked.results[0].index == 0
+        assert scores == sorted(scores, reverse=True)
+        assert ranked.id
+        assert ranked.meta.billed_units.search_units == 1
+        assert len(client.rerank(model="reranker", query=query, documents=TEXTS, top_n=1).results) == 1
+        with pytest.raises(cohere.NotFoundError, match="demo/reranker"):
+            client.rerank(model="rerank-v3.5", query=query, documents=TEXTS)
+        with pytest.raises(cohere.BadRequestError, match="documents"):
+            client.rerank(model="default", query=query, documents=[])
+    shown = client.rerank(query=query, documents=TEXTS, return_documents=True)
+    assert shown.results[0].document.text == TEXTS[0]
     status, rows = server.ask("POST", "/v1/rerank", {"query": query, "texts": TEXTS})
     assert (status, rows[0]["index"], set(rows[0])) == (200, 0, {"index", "score"})
 

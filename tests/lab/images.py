@@ -35,7 +35,7 @@ SLIM_LIBRARIES = r"(lib(c6|python3\S*|tinfo6|selinux1|pcre2-8-0|acl1|attr1|gmp10
 SLIM_LIBRARIES += r"|crypt1|uuid1|readline8|sqlite3-0|proc2-0|systemd0|lz4-1|zstd1|cap2|gcrypt20|gpg-error0|nsl2"
 SLIM_LIBRARIES += r"|tirpc3|gssapi-krb5-2|com-err2|k5crypto3|keyutils1|krb5-3|krb5support0|stdc\+\+6)|zlib1g"
 SLIM_LIBRARIES += r"|python3\S*|media-types|gcc-12-base)"
-SERVER = ["lib/sim_vllm.py", "lib/sim_openai.py", "lib/sim_loading.py", "lib/sim_host.py"]
+SERVER = [f"lib/sim_{name}.py" for name in ("vllm", "openai", "model", "responses", "loading", "host")]
 HF = """import sys
 
 sys.path.insert(0, "/opt/hf")

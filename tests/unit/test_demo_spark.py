@@ -213,6 +213,93 @@ def test_the_servers_errors_are_openais(demo):
     assert 'vllm:num_requests_running{engine="0",model_name="m"} 0.0' in demo.http("/metrics")[1]
 
 
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+PARSES = ("--gpu-memory-utilization", "0.3", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
+def refusal(demo, path="/v1/chat/completions", **body):
+    """(status, param, message) of a request that is refused in vLLM's shape."""
+    status, text = demo.http(path, {"messages": [{"role": "user", "content": "weather"}], **body})
+    error = json.loads(text)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return status, error["param"], error["message"]
+
+
+def test_tool_calls_that_nobody_parses_are_refused_in_vllms_words(demo):
+    demo.serve("demo/second", "--gpu-memory-utilization", "0.3")
+    demo.up()
+    needs = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+    assert refusal(demo, tools=[TOOL]) == refusal(demo, tools=[TOOL], tool_choice="auto") == (400, None, needs)
+    status, _, message = refusal(demo, tools=[TOOL], tool_choice="required")
+    assert (status, message) == (400, 'tool_choice="required" requires --tool-call-parser to be set')
+    asked = {"messages": [{"role": "user", "content": "weather"}], "tools": [TOOL], "tool_choice": "none"}
+    assert json.loads(demo.http("/v1/chat/completions", asked)[1])["choices"][0]["finish_reason"] == "stop"
+    # The Responses API refuses none of it; its model just does not call.
+    asked = {"input": "weather", "tools": [{"type": "function", **TOOL["function"]}]}
+    assert json.loads(demo.http("/v1/responses", asked)[1])["output"][0]["type"] == "message"
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "wanted"),
+    [
+        (
+            "words after its name",
+            {"city": {"type": "string"}, "days": {"type": "integer"}},
+            {"city": "New York", "days": 3},
+        ),
+        ("the last word", {"place": {"type": ["string", "null"]}}, {"place": "3"}),
+        ("a choice", {"unit": {"enum": ["c", "f"]}, "warm": {"type": "boolean"}}, {"unit": "c", "warm": True}),
+        ("what pydantic writes", {"height": {"anyOf": [{"type": "number"}, {"type": "null"}]}}, {"height": 3}),
+        ("no simple one", {"a": {"type": "array"}, "needed": {"type": "object"}}, {"needed": {}}),
+    ],
+)
+def test_a_tools_arguments_fit_its_schema(kind, properties, wanted, monkeypatch):
+    monkeypatch.syspath_prepend(PROJECT / "roles/demo_spark/files/lib")
+    from sim_model import arguments
+
+    schema = {"type": "object", "properties": properties, "required": ["needed"]}
+    assert arguments(schema, "weather, please: city New York; days: 3?") == wanted, kind
+
+
+def test_malformed_tools_and_responses_that_are_kept(demo):
+    demo.serve("demo/second", *PARSES, launcher=("--solo", "-e", "VLLM_ENABLE_RESPONSES_API_STORE=1"))
+    demo.up()
+    for body, parameter, says in (
+        ({"tools": []}, "tools", "must not be an empty array"),
+        ({"tools": "weather"}, "tools", "valid list"),
+        ({"tools": ["weather"]}, "tools", "('body', 'tools', 0)"),
+        ({"tools": [{"type": "function"}]}, "tools", "('body', 'tools', 0, 'function')"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools", "('body', 'tools', 0, 'function', 'name')"),
+        ({"tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice", "Invalid value for `tool_choice`: perhaps!"),
+        ({"tools": [TOOL], "tool_choice": {"function": "weather"}}, "tool_choice.function", "Correct usage"),
+        ({"tool_choice": "auto"}, "tool_choice", "`tools` must be set"),
+    ):
+        status, told, message = refusal(demo, **body)
+        assert (status, told) == (400, parameter), body
+        assert says in message
+    assert refusal(demo, "/v1/responses")[:2] == (400, "input")
+    assert refusal(demo, "/v1/responses", input="x", tools=[{"type": "function"}])[:2] == (400, "tools")
+
+    def respond(path="", **body):
+        return json.loads(demo.http(f"/v1/responses{path}", body or None)[1])
+
+    first = respond(input="Hello")
+    assert respond(f"/{first['id']}") == first
+    assert respond(input="And then?", previous_response_id=first["id"])["previous_response_id"] == first["id"]
+    left_out = respond(input="Hello", store=False)
+    for path in (f"/v1/responses/{left_out['id']}", "/v1/responses/resp_none"):
+        assert demo.http(path)[0] == 404
+    status, _, message = refusal(demo, f"/v1/responses/{first['id']}/cancel")
+    assert (status, message) == (400, "Cannot cancel a synchronous response.")
+    queued = respond(input="word " * 2000, background=True)
+    assert (queued["status"], queued["output"]) == ("queued", [])
+    assert respond(f"/{queued['id']}/cancel", id=queued["id"])["status"] == "cancelled"
+    assert respond(f"/{queued['id']}")["status"] == "cancelled"
+    until(lambda: 'running{engine="0",model_name="m"} 0.0' in demo.http("/metrics")[1], "nobody works on it")
+    short = respond(input="Hello", background=True)
+    until(lambda: respond(f"/{short['id']}")["status"] == "completed", "the answer")
+
+
 HOSTILE = [
     "a b",
     '"; rm -rf ~',

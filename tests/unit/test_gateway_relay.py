@@ -281,6 +281,28 @@ def test_a_form_post_without_a_body_of_ours_still_has_the_small_limit(gateway):
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/responses"), ("GET", "/v1/responses/resp_1"), ("POST", "/v1/responses/resp_1/cancel")],
+)
+def test_a_vllm_from_before_the_responses_api_is_a_404_that_names_it(gateway, method, path):
+    body = {"input": "hi", "model": MODEL} if path == "/v1/responses" else None
+    error = problem(ask(gateway, path, body, behave="detail-404", method=method))
+    assert (error["status"], error["message"]) == (404, "vLLM on spark1 answered 404: Not Found")
+
+
+def test_a_kept_responses_tokens_count_once_however_often_it_is_looked_at(gateway):
+    def tokens():
+        return gateway.metric("tokens_total", endpoint="responses", kind="completion")
+
+    before = tokens()
+    body = {"input": "hi", "model": MODEL}
+    assert ask(gateway, "/v1/responses", body)[0] == 200
+    for _ in range(2):
+        assert ask(gateway, "/v1/responses/resp_1", None, method="GET")[0] == 200
+    assert tokens() == before + 2
+
+
+@pytest.mark.parametrize(
     "path", ["/v1/responses/..%2f..%2fmetrics", "/v1/responses/a%0d%0ab", "/v1/responses/" + "x" * 200]
 )
 def test_path_tricks(gateway, path):

@@ -1,6 +1,6 @@
-"""OpenAI's API as vLLM serves it: chat and plain completions, streamed or not, models, health, metrics.
+"""OpenAI's API as vLLM serves it: chat and plain completions, responses, streamed or not, models, health, metrics.
 
-The answer repeats what was asked, about 50 tokens a second; a token is a word.
+The answer repeats what was asked or calls a tool (sim_model.py), about 50 tokens a second; a token is a word.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from sim_model import Refused, Reply, chat_tools, checked_limit, count, cut, unique
+from sim_responses import Response
 
 TOKENS_PER_SECOND = 50
 MAX_BODY = 64 << 20
@@ -49,12 +51,16 @@ class HTTP(ThreadingHTTPServer):
 
 
 class Engine:
-    """Counters, and whether it ever answers."""
+    """Counters, whether it ever answers, whether it parses tool calls, and the responses it keeps: {id: Response}."""
 
     def __init__(self, server, name, max_len):
         self.server, self.name, self.max_len = server, name, max_len
         self.names = server.names
         self.mute = server.behaviour == "mute"
+        flags = server.options.flags
+        self.parses_tools = "enable-auto-tool-choice" in flags and bool(flags.get("tool-call-parser"))
+        # vLLM takes no heed of `store` without this, and keeps for ever what it does keep.
+        self.kept = {} if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") == "1" else None
         self.created = int(time.time())
         self.lock = threading.Lock()
         self.running = self.prompt_tokens = self.generation_tokens = self.finished = 0
@@ -68,6 +74,18 @@ class Engine:
             self.finished += finished
         if running:
             self.changed.set()
+
+    def pace(self):
+        """One token more."""
+        self.count(generated=1)
+        time.sleep(1 / TOKENS_PER_SECOND)
+
+    def model_of(self, request):
+        """The model that a request asks for. Raises Refused."""
+        model = request.get("model") or self.name
+        if model not in self.names:
+            raise Refused(f"The model `{model}` does not exist.", "model", 404, "NotFoundError")
+        return model
 
     def keep_books(self):
         """Tell the GPU's load as requests come and go, and log throughput as vLLM does while it works."""
@@ -144,8 +162,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"object": "list", "data": cards})
         elif path == "/metrics":
             self.answer(200, engine.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
-        elif path in ("/v1/chat/completions", "/v1/completions"):
+        elif path in ANSWERS:
             self.answer(405, {"detail": "Method Not Allowed"})
+        elif path.startswith("/v1/responses/"):
+            self.tell_kept(path.removeprefix("/v1/responses/"), lambda response: None)
         else:
             self.answer(404, {"detail": "Not Found"})
 
@@ -155,19 +175,23 @@ class Handler(BaseHTTPRequestHandler):
             body = self.read_body()
         except ValueError as error:
             return self.problem(400, str(error), "BadRequestError")
-        if path not in ("/v1/chat/completions", "/v1/completions"):
+        if path.startswith("/v1/responses/") and path.endswith("/cancel"):
+            return self.tell_kept(path.removeprefix("/v1/responses/").removesuffix("/cancel"), Response.cancel)
+        if path not in ANSWERS:
             return self.answer(404, {"detail": "Not Found"})
         try:
             request = json.loads(body)
             if not isinstance(request, dict):
                 raise ValueError("the body is not an object")
-            answer = Answer(request, chat=path.endswith("chat/completions"))
-        except (ValueError, KeyError, TypeError) as error:
+            answer = ANSWERS[path](request, self.engine)
+        except Refused as refused:
+            return self.refuse(refused)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             return self.problem(400, f"{type(error).__name__}: {error}", "BadRequestError")
-        model = request.get("model") or self.engine.name
-        if model not in self.engine.names:
-            return self.problem(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
-        answer.model = model
+        if answer.background:
+            queued = answer.state()
+            threading.Thread(target=answer.run, args=(self.engine,), daemon=True).start()
+            return self.answer(200, queued)
         self.engine.count(running=1, prompt=answer.prompt_tokens)
         try:
             if self.engine.mute:
@@ -187,24 +211,30 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for event in answer.events(self.pace):
-            self.chunk(f"data: {json.dumps(event, separators=COMPACT)}\n\n")
-        self.chunk("data: [DONE]\n\n")
+        for text in answer.stream(self.engine.pace):
+            self.chunk(text)
         self.chunk("")
         self.engine.count(finished=1)
 
     def whole(self, answer):
         for _ in answer.tokens:
-            self.pace()
+            self.engine.pace()
             if self.hung_up():
                 self.close_connection = True
                 return
         self.answer(200, answer.whole())
         self.engine.count(finished=1)
 
-    def pace(self):
-        self.engine.count(generated=1)
-        time.sleep(1 / TOKENS_PER_SECOND)
+    def tell_kept(self, name, act):
+        """Answer with a response that is kept, once `act` was called with it."""
+        try:
+            response = (self.engine.kept or {}).get(name)
+            if response is None:
+                raise Response.absent(name)
+            act(response)
+        except Refused as refused:
+            return self.refuse(refused)
+        return self.answer(200, response.state())
 
     def chunk(self, text):
         data = text.encode()
@@ -220,6 +250,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def problem(self, status, message, kind, parameter=None):
         self.answer(status, {"error": {"message": message, "type": kind, "param": parameter, "code": status}})
+
+    def refuse(self, refused):
+        self.problem(refused.status, str(refused), refused.kind, refused.parameter)
 
     # --- the connection -------------------------------------------------------------------------------------------
 
@@ -261,27 +294,23 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Answer:
-    """What a request gets. Raises ValueError, KeyError or TypeError for a request that makes no sense."""
+    """What a request of completions gets. Raises Refused, or what a body that makes no sense raises."""
 
-    def __init__(self, request, chat):
-        self.chat = chat
-        self.model = None
-        self.id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
-        self.created = int(time.time())
+    background = False
+    prefix, kind, chunk_kind = "cmpl-", "text_completion", "text_completion"
+
+    def __init__(self, request, engine):
+        self.id, self.created = self.prefix + unique(), int(time.time())
         self.include_usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        prompt = last_words(request["messages"]) if chat else str(request["prompt"])
-        self.prompt_tokens = max(len(prompt.split()), 1) + 8
-        limit = request.get("max_completion_tokens") or request.get("max_tokens")
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ValueError(f"max_tokens must be at least 1, got {limit}.")
-        text = (
-            f"You said: {prompt.strip() or 'nothing'} I am a simulated model, so that is all I know."
-            if chat
-            else f" {prompt}"
-        )
-        words = text.split()
-        self.tokens = [word if number == 0 else f" {word}" for number, word in enumerate(words)][:limit]
-        self.reason = "length" if limit is not None and limit < len(words) else "stop"
+        self.limit = checked_limit(request.get("max_completion_tokens") or request.get("max_tokens"))
+        self.read(request, engine)
+
+    def read(self, request, engine):
+        """Set what is answered: tokens, reason, prompt_tokens, model."""
+        prompt = str(request["prompt"])
+        self.model = engine.model_of(request)
+        self.prompt_tokens = count([{"content": prompt}])
+        self.tokens, self.reason = cut(prompt, self.limit)
 
     @property
     def usage(self):
@@ -294,46 +323,73 @@ class Answer:
     def head(self, kind):
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def events(self, pace):
-        """The stream's JSON objects; `pace` is called once a token."""
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
+    def choice(self, reason=None, **more):
+        return {"index": 0, "logprobs": None, "finish_reason": reason, **more}
 
-        def event(text=None, reason=None, **delta):
-            choice = {"index": 0, "logprobs": None, "finish_reason": reason}
-            if self.chat:
-                choice["delta"] = delta or ({"content": text} if text is not None else {})
-            else:
-                choice["text"] = text or ""
-            return {**self.head(kind), "choices": [choice]}
+    def stream(self, pace):
+        """The stream's text; `pace` is called once a token."""
+        for choice in self.choices(pace):
+            yield framed({**self.head(self.chunk_kind), "choices": [choice]})
+        if self.include_usage:
+            yield framed({**self.head(self.chunk_kind), "choices": [], "usage": self.usage})
+        yield "data: [DONE]\n\n"
 
-        if self.chat:
-            yield event(role="assistant", content="")
+    def choices(self, pace):
         for token in self.tokens:
             pace()
-            yield event(token)
-        yield event(reason=self.reason)
-        if self.include_usage:
-            yield {**self.head(kind), "choices": [], "usage": self.usage}
+            yield self.choice(text=token)
+        yield self.choice(self.reason, text="")
 
     def whole(self):
-        text = "".join(self.tokens)
-        choice = {"index": 0, "logprobs": None, "finish_reason": self.reason}
-        if self.chat:
-            choice["message"] = {"role": "assistant", "content": text, "tool_calls": []}
-        else:
-            choice["text"] = text
-        return {
-            **self.head("chat.completion" if self.chat else "text_completion"),
-            "choices": [choice],
-            "usage": self.usage,
-        }
+        return {**self.head(self.kind), "choices": [self.whole_choice()], "usage": self.usage}
+
+    def whole_choice(self):
+        return self.choice(self.reason, text="".join(self.tokens))
 
 
-def last_words(messages):
-    """The text of the last message. Content may be a string or OpenAI's list of parts."""
-    if not messages:
-        raise ValueError("messages must not be empty")
-    content = messages[-1]["content"]
-    if isinstance(content, list):
-        return " ".join(part.get("text", f"[{part.get('type', 'part')}]") for part in content)
-    return str(content or "")
+class Chat(Answer):
+    """What a chat gets: words, or the call of a tool."""
+
+    prefix, kind, chunk_kind = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+
+    def read(self, request, engine):
+        messages = request["messages"]
+        if not messages:
+            raise Refused("messages must not be empty", "messages")
+        tools = chat_tools(request)
+        self.model = engine.model_of(request)
+        tools.check(engine.parses_tools)
+        self.reply = Reply(messages, tools, self.limit)
+        self.prompt_tokens, self.tokens, self.reason = count(messages), self.reply.tokens, self.reply.reason
+        self.forced = tools.forced
+        if self.reply.name and not isinstance(tools.choice, list):
+            self.reason = "tool_calls"  # a call of the function that was named ends with "stop"
+
+    def choices(self, pace):
+        yield self.choice(delta={"role": "assistant", "content": ""})
+        if name := self.reply.name:
+            yield self.choice(delta={"tool_calls": [{"index": 0, **call(name)}]})
+        for token in self.tokens:
+            pace()
+            called = [{"index": 0, "function": {"arguments": token}}]
+            yield self.choice(delta={"tool_calls": called} if name else {"content": token})
+        yield self.choice(self.reason, delta={})
+
+    def whole_choice(self):
+        message = {"role": "assistant", "content": self.reply.text, "tool_calls": []}
+        if self.reply.name:
+            # Where a call is the only answer, vLLM's content is an empty string instead of none.
+            message["content"] = "" if self.forced else None
+            message["tool_calls"] = [call(self.reply.name, arguments=self.reply.text)]
+        return self.choice(self.reason, message=message)
+
+
+def call(name, **more):
+    return {"id": f"chatcmpl-tool-{unique()}", "type": "function", "function": {"name": name, **more}}
+
+
+def framed(event):
+    return f"data: {json.dumps(event, separators=COMPACT)}\n\n"
+
+
+ANSWERS = {"/v1/chat/completions": Chat, "/v1/completions": Answer, "/v1/responses": Response}
