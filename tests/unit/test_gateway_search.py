@@ -546,6 +546,24 @@ def test_a_large_ingest_goes_on_in_the_background_and_tells_how_far_it_is(client
     assert client.get("/api/collections/notes/ingests").json["ingests"][0]["id"] == note["id"]
 
 
+@pytest.mark.parametrize(("query", "field"), [("size=5", "size"), ("size=", "size"), ("overlap=1_0", "overlap")])
+def test_a_wrong_size_in_the_address_is_refused_by_its_name_whatever_the_body(embedded, query, field):
+    client = embedded.test_client()
+    client.put("/api/collections/notes", json={})
+    for more in ({"json": {"documents": DOCUMENTS}}, {"data": lines(1), "content_type": "application/x-ndjson"}):
+        answer = client.put(f"/api/collections/notes/documents?{query}", **more)
+        assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, field)
+
+
+def test_the_size_in_the_address_holds_for_json_without_one_of_its_own(embedded):
+    client, text = embedded.test_client(), "Cats sleep all day and hunt at night. " * 20
+    for name, body in (("address", {}), ("body", {"chunk": {"size": 2000}})):
+        client.put(f"/api/collections/{name}", json={})
+        body |= {"documents": [{"id": "a", "text": text}]}
+        added = client.put(f"/api/collections/{name}/documents?size=200", json=body).json["added"]
+        assert (added > 3) == (name == "address")
+
+
 def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(ports, tmp_path):
     app = made_app(tmp_path, embeddings=ports["embeddings"])
     client = app.test_client()

@@ -233,6 +233,21 @@ def test_the_list_of_jobs_is_paged(web_project):
         assert client.get(f"/api/jobs?{query}").status_code == 422
 
 
+def test_an_empty_place_in_the_list_of_jobs_is_refused(web_project):
+    answer = web_project.client().get("/api/jobs?before=")
+    assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, "before")
+
+
+def test_a_whole_number_may_be_written_with_a_point(web_project):
+    client = web_project.client()
+    wish = {"holder": "ComfyUI", "seconds": 60.0}
+    job = client.post("/api/swap/lock", json=wish).json["job_id"]
+    assert client.get(f"/api/jobs/{job}").json["variables"]["seconds"] == 60
+    for seconds in (60.5, 0.0, True, 1e300):
+        answer = client.post("/api/swap/lock", json=wish | {"seconds": seconds})
+        assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, "seconds")
+
+
 def test_health_is_ok_degraded_or_unknown(web_project):
     unknown = web_project.client().get("/health")
     assert (unknown.status_code, unknown.json["status"]) == (503, "unknown")

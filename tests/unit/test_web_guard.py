@@ -85,6 +85,13 @@ def test_an_error_is_a_page_for_people_and_a_problem_for_programs(web_project):
     assert "POST" in wrong.headers["Allow"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v2/rerank"), ("POST", "/metrics"), ("POST", "/openapi.json")])
+def test_an_address_that_programs_call_refuses_as_a_problem(web_project, method, path):
+    refused = web_project.client().open(path, method=method, headers={"Accept": "*/*"})
+    assert refused.status_code in (405, 415)
+    assert refused.mimetype == "application/problem+json"
+
+
 def test_an_error_of_our_own_tells_no_secrets(web_project):
     app = web_project.app(TESTING=False)
     app.add_url_rule("/api/broken", view_func=lambda: 1 / 0)

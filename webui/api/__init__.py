@@ -1,9 +1,9 @@
 """The JSON twin of the pages: the same checks, the same words, the same jobs."""
 
-from webui.api import collections, health, jobs, models, swap
+from webui.api import collections, health, jobs, models, openapi, swap
 
 
 def register(app):
-    """Add /api, /health and /healthz to the app."""
-    for blueprint in (models.api, swap.api, jobs.api, health.api, collections.api):
+    """Add /api, /health, /healthz and /openapi.json to the app."""
+    for blueprint in (models.api, swap.api, jobs.api, health.api, collections.api, openapi.api):
         app.register_blueprint(blueprint)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from flask import Blueprint, Response, current_app, json, jsonify, request
 
+from webui.api import jobs
 from webui.api.problems import Problem, fields, respond, typed
 from webui.gateway import chunks, fusion, ingest, relay, store
 from webui.gateway.embeddings import json_body
@@ -20,6 +21,11 @@ DOCUMENTS_LIMIT = 32 << 20  # bytes of JSON
 LINES_LIMIT = 2 << 30  # bytes of JSON lines, which go to the disk
 SEARCH_LIMIT = 1 << 20
 DOCUMENTS = 1000  # of a JSON request
+SIZES, OVERLAPS = (100, 20_000), (0, 10_000)  # characters of a chunk, and of what it shares with the one before
+DISTANCES = ("cosine", "dot", "euclid")
+SPARSE = ("auto", "model", "bm25", "none")
+MODES = ("hybrid", "dense", "sparse")
+FUSIONS = ("rrf", "dbsf")
 LINES = ("application/x-ndjson", "application/jsonl", "application/ndjson")
 PROBE = "How many numbers has a vector?"
 
@@ -68,7 +74,8 @@ def _field(name, text):
     return Problem(422, f"{name}: {text}" if name else text, errors=[{"field": name, "message": text}])
 
 
-def _checked_name(name):
+def checked_name(name):
+    """A collection's name, if it is one. Raises Problem 422."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise _field("name", "A collection's name is 1 to 64 of A-Z a-z 0-9 _ -.")
     return name
@@ -92,7 +99,7 @@ def _number(data, field, low, high, default, kind=int):
 
 @api.get("/api/collections")
 def collections():
-    """{store: embedded|server, collections: [...]}"""
+    """List the collections, and say whether the store is the embedded one or a server."""
     engine = the()
     listed = [_shown(item) for item in engine.store().collections()]
     return jsonify(store="embedded" if isinstance(engine.store(), store.EdgeStore) else "server", collections=listed)
@@ -100,8 +107,8 @@ def collections():
 
 @api.get("/api/collections/<name>")
 def collection(name):
-    """One collection's settings and how many chunks it has."""
-    return jsonify(_shown(the().store().collection(_checked_name(name))))
+    """Tell a collection's settings and how many chunks it has."""
+    return jsonify(_shown(the().store().collection(checked_name(name))))
 
 
 def _shown(item):
@@ -111,21 +118,21 @@ def _shown(item):
 
 @api.post("/api/collections")
 def create():
-    """{name, dimensions?, distance?, sparse?, language?}: 201, or 409 if there is one of that name."""
+    """Make a collection: 201, or 409 if there is one of that name."""
     data = fields(json_body(SEARCH_LIMIT), ("name", *OPTIONS), ("name",))
-    name = _checked_name(data.pop("name"))
-    return jsonify(_create(name, data)), 201
+    name = checked_name(data.pop("name"))
+    return jsonify(created(name, data)), 201
 
 
 @api.put("/api/collections/<name>")
 def put(name):
-    """The same with the name in the address: 201 when made, 200 if it is there with these settings, 409 with others."""
-    name = _checked_name(name)
+    """Make a collection unless it is there: 201 when made, 200 if it is there with these settings, 409 with others."""
+    name = checked_name(name)
     data = fields(json_body(SEARCH_LIMIT), OPTIONS)
     try:
         there = the().store().collection(name)
     except store.Missing:
-        return jsonify(_create(name, data)), 201
+        return jsonify(created(name, data)), 201
     differs = [
         key for key in data if not (key == "sparse" and data[key] == "auto") and data[key] != _as_asked(there, key)
     ]
@@ -141,9 +148,10 @@ def _as_asked(there, key):
     return (there.get(key) or "none") if key == "sparse" else there.get(key)
 
 
-def _create(name, data):
-    distance = _choice(data, "distance", ("cosine", "dot", "euclid"), "cosine")
-    sparse = _choice(data, "sparse", ("auto", "model", "bm25", "none"), "auto")
+def created(name, data):
+    """Create a collection with OPTIONS as wished; returns it. Raises Problem 422, store's exceptions, Refused."""
+    distance = _choice(data, "distance", DISTANCES, "cosine")
+    sparse = _choice(data, "sparse", SPARSE, "auto")
     language = typed(data, "language", str, "english", message="A language like english or german.")
     try:
         bm25(language)
@@ -178,7 +186,7 @@ def _create(name, data):
 @api.delete("/api/collections/<name>")
 def delete(name):
     """Delete a collection and all it holds, if ?confirm= repeats its name."""
-    name = _checked_name(name)
+    name = checked_name(name)
     found = the().store().collection(name)
     if request.args.get("confirm") != name:
         raise Problem(
@@ -196,15 +204,18 @@ def delete(name):
 @api.put("/api/collections/<name>/documents")
 @relay.takes(None)
 def put_documents(name):
-    """JSON {documents: [{id?, text, metadata?}], chunk?: {size, overlap}}: done when answered.
+    """Put documents in.
 
-    JSON lines (application/x-ndjson), a document each: 202 with the address of its progress. ?size= and ?overlap=.
+    As JSON it is done when answered. As JSON lines (application/x-ndjson), a document each: 202 with the address of its
+    progress. size and overlap are characters; those in a JSON body's `chunk` come before those in the address.
     """
-    name = _checked_name(name)
+    name = checked_name(name)
+    asked = {"size": jobs.number("size", None, *SIZES), "overlap": jobs.number("overlap", None, *OVERLAPS)}
+    asked = {key: value for key, value in asked.items() if value is not None}
     if request.mimetype in LINES:
-        return _put_lines(name)
+        return _put_lines(name, *chunk_sizes(asked))
     data = fields(json_body(DOCUMENTS_LIMIT), ("documents", "chunk"), ("documents",))
-    size, overlap = _chunk(typed(data, "chunk", dict, {}, message="An object with size and overlap."))
+    size, overlap = chunk_sizes(typed(data, "chunk", dict, asked, message="An object with size and overlap."))
     given = typed(data, "documents", list, message="A list of documents.")
     if not 0 < len(given) <= DOCUMENTS:
         raise _field("documents", f"From 1 to {DOCUMENTS:,}; more go as JSON lines (application/x-ndjson).")
@@ -220,27 +231,23 @@ def put_documents(name):
     return jsonify(the().writer.put(name, documents, size, overlap))
 
 
-def _put_lines(name):
-    arguments = {key: request.args[key] for key in ("size", "overlap") if key in request.args}
-    try:
-        size, overlap = _chunk({key: int(value[:9]) for key, value in arguments.items()})
-    except ValueError:
-        raise _field("size", "size and overlap are numbers of characters.") from None
+def _put_lines(name, size, overlap):
     the().settings(name)
     try:
         note = the().ingests.add(name, relay.Upload(LINES_LIMIT), size, overlap)
     except OSError as error:
         raise Problem(507, f"The lines cannot be kept in the state folder: {error.strerror}.") from error
-    response = jsonify(_progress(note))
+    response = jsonify(progress_of(note))
     response.status_code = 202
-    response.headers["Location"] = _progress(note)["url"]
+    response.headers["Location"] = progress_of(note)["url"]
     return response
 
 
-def _chunk(wish):
+def chunk_sizes(wish):
+    """(size, overlap) in characters of what was wished. Raises Problem 422."""
     fields(wish, ("size", "overlap"))
-    size = _number(wish, "size", 100, 20_000, chunks.SIZE)
-    overlap = _number(wish, "overlap", 0, 10_000, min(chunks.OVERLAP, size // 8))
+    size = _number(wish, "size", *SIZES, chunks.SIZE)
+    overlap = _number(wish, "overlap", *OVERLAPS, min(chunks.OVERLAP, size // 8))
     if overlap >= size / 2:
         raise _field("overlap", "Less than half of the size.")
     return size, overlap
@@ -248,30 +255,31 @@ def _chunk(wish):
 
 @api.get("/api/collections/<name>/ingests")
 def ingests(name):
-    """The collection's large ingests, newest first."""
-    return jsonify(ingests=[_progress(note) for note in the().ingests.all(_checked_name(name))])
+    """List a collection's large ingests, newest first."""
+    return jsonify(ingests=[progress_of(note) for note in the().ingests.all(checked_name(name))])
 
 
 @api.get("/api/collections/<name>/ingests/<key>")
 def progress(name, key):
-    """How far a large ingest is."""
-    return jsonify(_progress(_note(name, key)))
+    """Tell how far a large ingest is."""
+    return jsonify(progress_of(_note(name, key)))
 
 
 @api.delete("/api/collections/<name>/ingests/<key>")
 def cancel(name, key):
     """End a large ingest; what it has written stays."""
-    return jsonify(_progress(the().ingests.cancel(_note(name, key))))
+    return jsonify(progress_of(the().ingests.cancel(_note(name, key))))
 
 
 def _note(name, key):
-    note = the().ingests.get(_checked_name(name), key)
+    note = the().ingests.get(checked_name(name), key)
     if note is None:
         raise Problem(404, f"There is no such ingest into {name}.")
     return note
 
 
-def _progress(note):
+def progress_of(note):
+    """An ingest's note with its percent and its address."""
     percent = 100.0 if note["state"] == "done" else round(100 * note["offset"] / max(1, note["bytes"]), 1)
     return note | {"percent": percent, "url": f"/api/collections/{note['collection']}/ingests/{note['id']}"}
 
@@ -279,7 +287,7 @@ def _progress(note):
 @api.delete("/api/collections/<name>/documents/<document>")
 def delete_document(name, document):
     """Take a document out."""
-    name = _checked_name(name)
+    name = checked_name(name)
     if not ingest.DOCUMENT.fullmatch(document):
         raise _field("id", "A document's id is 1 to 200 of A-Z a-z 0-9 _ . : @ + -.")
     removed = the().writer.remove(name, document)
@@ -296,13 +304,18 @@ FIELDS = ("query", "vector", "mode", "limit", "fusion", "k", "weights", "candida
 @api.post("/api/collections/<name>/search")
 @relay.takes(SEARCH_LIMIT)
 def search(name):
-    """FIELDS in, {hits: [...]} out, best first."""
-    name = _checked_name(name)
-    data = fields(json_body(SEARCH_LIMIT), FIELDS, ("query",))
+    """Search a collection by meaning, by words, or by both at once: its hits, best first."""
+    return Response(json.dumps(found(name, json_body(SEARCH_LIMIT))) + "\n", mimetype="application/json")
+
+
+def found(name, data):
+    """The answer of a search, as a dict. Raises Problem 422, store's exceptions, Refused."""
+    name = checked_name(name)
+    fields(data, FIELDS, ("query",))
     query = typed(data, "query", str, check=lambda v: v.strip() and len(v) <= 20_000 and _sound(v), message="A text.")
     limit = _number(data, "limit", 1, 100, 10)
     candidates = max(limit, _number(data, "candidates", 1, 500, max(50, 2 * limit)))
-    method = _choice(data, "fusion", ("rrf", "dbsf"), "rrf")
+    method = _choice(data, "fusion", FUSIONS, "rrf")
     k = _number(data, "k", 1, 10_000, fusion.K)
     weights = _weights(data)
     length = _number(data, "snippet", 0, 2000, 300)
@@ -311,13 +324,13 @@ def search(name):
     vector = data.get("vector")
     engine = the()
     settings = engine.settings(name)
-    mode = _choice(data, "mode", ("hybrid", "dense", "sparse"), "hybrid" if settings["sparse"] else "dense")
+    mode = _choice(data, "mode", MODES, "hybrid" if settings["sparse"] else "dense")
     if mode != "dense" and not settings["sparse"]:
         raise _field("mode", f"{name} has no sparse vectors: dense is what it can.")
     if vector is not None:
         _check_vector(vector, settings["dimensions"])
 
-    found = engine.search(
+    told = engine.search(
         settings,
         query,
         mode=mode,
@@ -330,9 +343,8 @@ def search(name):
         weights=weights,
         rerank=rerank,
     )
-    hits = [_hit(hit, query, length) for hit in found.pop("hits")]
-    body = {"collection": name, "mode": mode, "reranked": rerank, "hits": hits} | found
-    return Response(json.dumps(body) + "\n", mimetype="application/json")
+    hits = [_hit(hit, query, length) for hit in told.pop("hits")]
+    return {"collection": name, "mode": mode, "reranked": rerank, "hits": hits} | told
 
 
 def _hit(hit, query, length):

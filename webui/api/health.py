@@ -12,13 +12,13 @@ api = Blueprint("api", __name__)
 
 @api.get("/healthz")
 def healthz():
-    """This process answers."""
+    """Tell that this process answers."""
     return jsonify(status="ok")
 
 
 @api.get("/health")
 def health():
-    """200 when all is well, 503 when something is not: {status ok|degraded|unknown, problems, serving, sparks, ...}."""
+    """Tell how the cluster is: 200 when all is well, 503 when something is not; the body says what."""
     cluster = current_app.extensions["cluster"]
     cluster.ask_live(wait=2.5)
     facts, now = cluster.facts(fresh=True), time.time()

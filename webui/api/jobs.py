@@ -48,28 +48,31 @@ def as_json(job, full=True):
 
 @api.get("/api/jobs")
 def jobs():
-    """{"jobs": [...]}, newest first. ?limit=1..200 (50), ?before=ID for older ones, ?operation=NAME."""
-    limit, before = number("limit", 50, 1, 200), request.args.get("before", "")
+    """List the jobs, newest first."""
+    limit, before = number("limit", 50, 1, 200), request.args.get("before")
     operation = request.args.get("operation")
-    if before and not words.JOB_ID.fullmatch(before):
+    if before is not None and not words.JOB_ID.fullmatch(before):
         raise _wrong("before", "Expected a job's id.")
     found = [
         job
         for job in current_app.extensions["cluster"].ledger.jobs()
-        if not job.background and (not before or job.id < before) and operation in (None, job.operation)
+        if not job.background and (before is None or job.id < before) and operation in (None, job.operation)
     ]
     return jsonify(jobs=[as_json(job, full=False) for job in found[:limit]])
 
 
 @api.get("/api/jobs/<job_id>")
 def job(job_id):
-    """One job with its tasks."""
+    """Tell of a job, with its tasks, hosts and result."""
     return jsonify(as_json(find(job_id)))
 
 
 @api.get("/api/jobs/<job_id>/events")
 def events(job_id):
-    """The events above ?after=N or Last-Event-ID: a stream that ends with `end`; for JSON callers a list."""
+    """Follow a job: its events above ?after= or Last-Event-ID.
+
+    A stream that ends with the event `end`; a list for callers that accept JSON and no stream.
+    """
     found = find(job_id)
     after = number("after", None, 0, 2**31)
     if after is None:
@@ -97,7 +100,7 @@ def _follow(found, after, over, store):
 
 @api.post("/api/jobs/<job_id>/cancel")
 def cancel(job_id):
-    """Ask a job to end: 202; 409 when it has ended already."""
+    """Cancel a job: 202, or 409 when it has ended already."""
     found = find(job_id)
     if not current_app.extensions["jobs"].cancel(found.id, by="api"):
         raise Problem(409, f"This job has ended already: {found.status}.")

@@ -15,7 +15,7 @@ PATIENCE = 20  # seconds that a caller of /api/models/suggest waits
 
 @api.get("/api/models")
 def models():
-    """{at, age_seconds, serving, folders, models: [...]}; at is null while nobody has looked at the Sparks yet."""
+    """List the models on the Sparks and the recipes; `at` is null while nobody has looked at the Sparks yet."""
     cluster = current_app.extensions["cluster"]
     facts = cluster.facts()
     if facts.probe is None:
@@ -60,7 +60,7 @@ def as_json(row):
 
 @api.get("/api/models/suggest")
 def suggest():
-    """?repo=org/name (or a local path) [&nodes=1|2|4|8] -> the suggestion: every flag with its source and reason.
+    """Suggest how to launch a model that has no recipe: every flag with its source and reason.
 
     422 with the reason where there is none; 503 with `url` of the job and Retry-After where it takes too long.
     """
@@ -84,25 +84,25 @@ def suggest():
 
 @api.post("/api/models/recipe")
 def save():
-    """{"model", "recipe", "dry_run"?} -> 202 {"job_id", "url"}. Never over a file that a person wrote."""
+    """Save a suggested recipe: 202 with its job. Never over a file that a person wrote."""
     return _start("save_recipe", wishes.recipe, {"model", "recipe"}, ["model", "recipe"])
 
 
 @api.post("/api/models/delete")
 def delete():
-    """{"repo" | "path", "hosts"?, "dry_run"?} -> 202 {"job_id", "url"}."""
+    """Delete a model from the Sparks' disks: 202 with its job. Either repo or path."""
     return _start("delete_weights", wishes.deletion, {"repo", "path", "hosts"})
 
 
 @api.post("/api/models/download")
 def download():
-    """{"repo", "revision"?, "host"?, "copy_to"?, "dry_run"?} -> 202 {"job_id", "url"}."""
+    """Download a model from the Hub: 202 with its job."""
     return _start("download_weights", wishes.download, {"repo", "revision", "host", "copy_to"}, ["repo"])
 
 
 @api.post("/api/models/copy")
 def copy():
-    """{"repo", "source"?, "to"?, "verify"?, "dry_run"?} -> 202 {"job_id", "url"}; repo may be a local model's path."""
+    """Copy a model to other Sparks: 202 with its job. repo may be a local model's path."""
     return _start("copy_weights", wishes.copy, {"repo", "source", "to", "verify"}, ["repo"])
 
 

@@ -19,8 +19,11 @@ class Problem(Exception):
 
 
 def wants_json():
-    """True for /api, /health and callers that ask for JSON rather than a page."""
-    if request.path.startswith(("/api/", "/health")) or request.mimetype == "application/json":
+    """True for addresses that programs call, and for callers that ask for JSON rather than a page."""
+    if (
+        request.path.startswith(("/api/", "/v2/", "/health", "/metrics", "/openapi.json"))
+        or request.mimetype == "application/json"
+    ):
         return True
     best = request.accept_mimetypes.best_match(["text/html", "application/json", "application/problem+json"])
     return best != "text/html" and "*/*" not in request.accept_mimetypes.values()
@@ -36,8 +39,11 @@ def respond(problem):
         body |= problem.more
         response = Response(json.dumps(body) + "\n", problem.status, mimetype="application/problem+json")
     else:
-        html = render_template("error.html", title=title, problem=problem, fragment=_is_fragment())
+        fragment = _is_fragment()
+        html = render_template("error.html", title=title, problem=problem, fragment=fragment)
         response = Response(html, problem.status, mimetype="text/html")
+        if fragment:  # wherever the answer was to go, a refusal is a dialog of its own
+            response.headers.extend({"HX-Retarget": "#dialog", "HX-Reswap": "innerHTML", "HX-Reselect": "dialog"})
     response.headers.extend(problem.headers)
     return response
 
@@ -80,6 +86,8 @@ def _once(pairs):
 def typed(data, field, kind, default=None, *, check=None, message=""):
     """data[field] if it is of the type (bool is no int), else Problem 422 that names the field."""
     value = data.get(field, default)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number: 5.0 is 5
     wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
     if wrong or (check and not check(value)):
         raise Problem(422, f"{field}: {message}", errors=[{"field": field, "message": message}])

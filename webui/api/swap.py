@@ -16,7 +16,7 @@ LONGEST = 7 * 86400  # seconds of a reservation
 
 @api.post("/api/swap")
 def swap():
-    """{"model", "dry_run"?, "force"?} -> 202 {"job_id", "url"}; dry_run is a preview that changes nothing."""
+    """Swap the model: 202 with its job. dry_run is a preview that changes nothing."""
     data = fields(body(), {"model", "dry_run", "force"}, ["model"])
     model = typed(data, "model", str, message="Expected the name of a model, as GET /api/models lists them.")
     dry_run = typed(data, "dry_run", bool, False, message="Expected true or false.")
@@ -30,7 +30,7 @@ def swap():
 
 @api.get("/api/swap/<job_id>")
 def one(job_id):
-    """A swap's job."""
+    """Tell of a swap's job."""
     job = find(job_id)
     if job.operation != "swap":
         raise Problem(404, "There is no such swap.")
@@ -39,14 +39,14 @@ def one(job_id):
 
 @api.get("/api/swap/lock")
 def lease():
-    """{"lease": null | {holder, purpose, expires, seconds_left}, "at": epoch of that knowledge}."""
+    """Tell who has reserved the GPUs, or null, and as of when that is known."""
     facts = current_app.extensions["cluster"].facts(fresh=True)
     return jsonify(lease=lease_json(facts.lease), at=facts.probed)
 
 
 @api.post("/api/swap/lock")
 def reserve():
-    """{"holder", "purpose"?, "seconds"} -> 202 {job_id, url, token}. The token is told once and kept nowhere."""
+    """Reserve the GPUs: 202 with its job and a token, which is told once and kept nowhere."""
     data = fields(body(), {"holder", "purpose", "seconds"}, ["holder", "seconds"])
     holder = _text(data, "holder", 1)
     purpose = _text(data, "purpose", 0)
@@ -71,7 +71,7 @@ def reserve():
 
 @api.delete("/api/swap/lock")
 def release():
-    """{"token"} (or Authorization: Bearer) -> 202: the lease that this token took is given back."""
+    """Give the GPUs back: 202 with its job. The token says which reservation."""
     data = fields(body(), {"token"}, ["token"])
     token = typed(
         data, "token", str, check=lambda text: 0 < len(text) <= 200, message="Expected the token of the reservation."

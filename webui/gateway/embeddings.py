@@ -125,6 +125,8 @@ def of_type(data, field, kind, default=None):
     value = data.get(field)
     if value is None:
         return default
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number: 5.0 is 5
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Refused(400, f"{field}: this value has the wrong type.", code="invalid_type", param=field)
     return value
@@ -199,7 +201,7 @@ def notes(found):
 @api.post("/v1/embeddings")
 @relay.takes(None)
 def embeddings():
-    """OpenAI's embeddings: {input, model?, encoding_format?, dimensions?} and our truncate?."""
+    """Turn texts into vectors, as OpenAI's API does."""
     data = json_body(LIMIT)
     texts = inputs(data)
     form = of_type(data, "encoding_format", str, "float")
@@ -227,7 +229,7 @@ def as_base64(vector):
 @api.post("/v1/embeddings/sparse")
 @relay.takes(None)
 def sparse():
-    """{input, model?, truncate?} -> data: [{index, indices, values}], Qdrant's shape: indices unique and ascending."""
+    """Turn texts into sparse vectors, in Qdrant's shape: indices unique and ascending."""
     data = json_body(LIMIT)
     texts = inputs(data)
     for text in texts:
@@ -246,9 +248,9 @@ def sparse():
 @api.post("/v2/rerank")  # what Cohere's own client calls
 @relay.takes(None)
 def rerank():
-    """Cohere's and Jina's {query, documents, top_n?} or TEI's {query, texts}; the answer has the request's shape.
+    """Order texts by a query: Cohere's and Jina's {query, documents} or TEI's {query, texts}, answered in that shape.
 
-    Best first. Cohere and Jina cut what is too long, so theirs is cut (and told); TEI's is refused unless `truncate`.
+    Cohere and Jina cut what is too long, so theirs is cut (and told); TEI's is refused unless `truncate`.
     """
     data = json_body(LIMIT)
     query = text_of(data.get("query"), "query")
