@@ -90,7 +90,7 @@ def test_a_failed_swap_is_told_whole(server, open_page):
 
 
 def test_a_phone_scrolls_one_way_only(server, open_page):
-    paths = ["/", "/jobs", f"/models/{QWEN}/swap", "/nothing"]
+    paths = ["/", "/jobs", f"/models/{QWEN}/swap", "/nothing", "/chat", "/search"]
     for scheme in ("light", "dark"):
         page = open_page(server.url, viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
         for path in paths:
@@ -98,8 +98,8 @@ def test_a_phone_scrolls_one_way_only(server, open_page):
             page.wait_for_timeout(300)
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
             small = page.evaluate(
-                "[...document.querySelectorAll('.button, button, summary, .top a')].filter(e => e.offsetParent &&"
-                " e.getBoundingClientRect().height < 44).map(e => e.outerHTML)"
+                "[...document.querySelectorAll('.button, button, summary, select, .top a')].filter("
+                "e => e.offsetParent && e.getBoundingClientRect().height < 44).map(e => e.outerHTML)"
             )
             assert small == [], path
     open_page.complaints[:] = [text for text in open_page.complaints if "404" not in text]

@@ -1,5 +1,6 @@
 """OpenAI's API for what vLLM serves: models, chat, completions, responses."""
 
+import contextlib
 import json
 import re
 import threading
@@ -12,7 +13,7 @@ from flask import Blueprint, current_app, jsonify, request
 from webui.gateway import services
 from webui.gateway.body import Broken, Finder
 from webui.gateway.errors import Refused
-from webui.gateway.relay import HungUp, ask, relay, takes, the
+from webui.gateway.relay import HungUp, ask, relay, stream, takes, the
 
 api = Blueprint("openai", __name__)
 
@@ -37,43 +38,87 @@ def chat_completions():
 @api.post("/v1/completions", endpoint="completions")
 @takes(None)
 def completions():
-    """Plain completions."""
+    """Complete a text."""
     return _relay("completions", "/v1/completions")
 
 
 @api.post("/v1/responses", endpoint="responses")
 @takes(None)
 def responses():
-    """The Responses API, where this vLLM offers it; else its 404."""
+    """Respond, by the Responses API, where this vLLM offers it; else its 404."""
     return _relay("responses", "/v1/responses")
 
 
 @api.get("/v1/responses/<name>", endpoint="response")
 def response(name):
-    """One response that vLLM has stored."""
+    """Tell a response that vLLM has stored."""
     return _relay_stored(name, "")
 
 
 @api.post("/v1/responses/<name>/cancel", endpoint="response_cancel")
 def response_cancel(name):
-    """Cancel it."""
+    """Cancel a response that vLLM makes in the background."""
     return _relay_stored(name, "/cancel")
 
 
 @api.get("/v1/models")
 def models():
-    """What is there now: vLLM's models and the alias `default`, and those of the services beside it."""
+    """List what is served now: vLLM's models and the alias `default`, and those of the services beside it."""
     return jsonify(object="list", data=cards())
 
 
 @api.get("/v1/models/<path:name>")
 def model(name):
-    """One of them."""
+    """Tell of a model that is served."""
     listed = cards()
     for card in listed:
         if card["id"] == name:
             return jsonify(card)
     raise unknown(name, [card["id"] for card in listed])
+
+
+def talk(messages):
+    """Ask what is serving, for a page: (the model's name, an iterator of (kind, value)). Closing it hangs up.
+
+    messages: OpenAI's. Kinds: "thought" and "text" (str), "usage" (OpenAI's dict), and as the last one "end" (why the
+    model ended: "stop", "length") or "cut" (what broke it off, in plain words). Raises Refused before the first.
+    """
+    service = the().service("chat")
+    model = next(iter(model_names(service)), "")
+    asked = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+    return model, _told(stream(service, "/v1/chat/completions", asked, endpoint="chat", model=model))
+
+
+def _told(answer):
+    reason = None
+    with contextlib.closing(answer):
+        for event in _events(answer):
+            if "error" in event:
+                yield "cut", str((event["error"] or {}).get("message") or "The model broke off.")
+                return
+            for choice in event.get("choices") or ():
+                delta = choice.get("delta") or {}
+                # vLLM renamed the field; both are out there.
+                if thought := delta.get("reasoning_content") or delta.get("reasoning"):
+                    yield "thought", thought
+                if text := delta.get("content"):
+                    yield "text", text
+                reason = choice.get("finish_reason") or reason
+            if event.get("usage"):
+                yield "usage", event["usage"]
+    yield ("end", reason) if reason else ("cut", "The answer broke off.")
+
+
+def _events(pieces):
+    """The JSON objects of an event stream's data lines."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(event := json.loads(line[5:]), dict):
+                        yield event
 
 
 def unknown(name, names):
@@ -106,7 +151,7 @@ def _relay(endpoint, path):
 def _relay_stored(name, action):
     if not ID.fullmatch(name):
         raise Refused(404, "There is no response with this id.", code="not_found", param="id")
-    return relay(the().service("chat"), f"/v1/responses/{name}{action}", endpoint="responses", limit=4096)
+    return relay(the().service("chat"), f"/v1/responses/{name}{action}", endpoint="responses", limit=4096, again=True)
 
 
 def _with_model(upload, exchange, service):

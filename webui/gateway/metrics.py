@@ -55,7 +55,7 @@ class Metrics:
         self.requests.labels(*where, str(account.status)).inc()
         self.bytes.labels(*where, "up").inc(account.up)
         self.bytes.labels(*where, "down").inc(account.down)
-        for kind, count in account.tokens.items():
+        for kind, count in ({} if account.again else account.tokens).items():
             self.tokens.labels(*where, kind).inc(count)
         if account.first is not None:
             self.first.labels(*where).observe(account.first)
@@ -63,7 +63,7 @@ class Metrics:
 
 @api.get("/metrics")
 def metrics():
-    """For Prometheus; where a token is set, it sends it as any caller does."""
+    """Tell the counters, for Prometheus; where a token is set, it sends it as any caller does."""
     registry = current_app.extensions["gateway"].metrics.registry
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 

@@ -365,7 +365,7 @@ def response_headers(response):
 
 @dataclass
 class Account:
-    """What is known of an exchange, for the log and the metrics."""
+    """What is known of an exchange, for the log and the metrics. again: its tokens have been counted before."""
 
     gateway: Gateway
     service: services.Service
@@ -380,6 +380,7 @@ class Account:
     first: float | None = None
     tokens: dict = field(default_factory=dict)
     note: str = ""
+    again: bool = False
     done: bool = False
 
     def byte(self, count):
@@ -667,13 +668,13 @@ def takes(size):
     return mark
 
 
-def relay(service, path, *, endpoint, limit, prepare=None, up=True):
+def relay(service, path, *, endpoint, limit, prepare=None, up=True, again=False):
     """The Response of a service to this request, streamed both ways.
 
     path: absolute, of ours, never of the client's making; endpoint: a fixed word for log and metrics; limit: bytes of
-    body; up=False: send no body. prepare(upload, exchange) looks at the body once the request has its place, and gives
-    (pieces of bytes to send, how many bytes they are or None = chunked, the model for log and metrics).
-    Raises Refused.
+    body; up=False: send no body; again: the answer is one that was given, and counted, before. prepare(upload, exchange)
+    looks at the body once the request has its place, and gives (pieces of bytes to send, how many bytes they are or
+    None = chunked, the model for log and metrics). Raises Refused.
     """
     gateway, client, method = the(), client_socket(), request.method
     query = request.query_string.decode("latin-1")
@@ -681,6 +682,7 @@ def relay(service, path, *, endpoint, limit, prepare=None, up=True):
     if not QUERY.fullmatch(target):
         raise Refused(400, "The address of this request is malformed.")
     exchange = Exchange(gateway, service, endpoint, method=method, client=client, req_id=request_id())
+    exchange.account.again = again
     try:
         body, length = None, 0
         if up:
@@ -754,6 +756,38 @@ def in_shape(service, status, kind, data):
     text = detail if isinstance(detail, str) else json.dumps(detail)[:300] if detail else ""
     text = f"{service.where} answered {status}" + (f": {text}" if text else ".")
     return json.dumps(errors.body(status, text)).encode() + b"\n", "application/json"
+
+
+def stream(service, path, data, *, endpoint, model=""):
+    """The Stream of a service's answer to an object, for a page that shows it as it comes; close() hangs up.
+
+    It counts, is logged and ends with the client as a relayed request does. Raises Refused, also for the service's own
+    refusal (with its words) and for an answer that is no event stream (502).
+    """
+    data = json.dumps(data).encode()
+    exchange = Exchange(
+        the(), service, endpoint, method="POST", model=model, client=client_socket(), req_id=request_id()
+    )
+    try:
+        exchange.open(path, [("Content-Type", "application/json")], [data], len(data))
+        if exchange.response.status >= 400 and exchange.kind not in WEB_PAGE and exchange.read_whole(WHOLE):
+            told, _ = in_shape(service, exchange.response.status, exchange.kind, exchange.whole)
+            raise Refused(exchange.response.status, _message(told) or f"{service.where} refused it.")
+        if exchange.response.status != 200 or exchange.kind != "text/event-stream":
+            _bad(exchange, f"{service.where} did not answer with an event stream.")
+    except BaseException:
+        exchange.close()
+        raise
+    return Stream(exchange)
+
+
+def _message(data):
+    """The words of an error in OpenAI's shape, or ""."""
+    try:
+        error = json.loads(data)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 @dataclass(frozen=True)

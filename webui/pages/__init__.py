@@ -1,4 +1,4 @@
-"""What a person sees: the dashboard, the questions before a change, a job, the history."""
+"""What a person sees: the dashboard, the questions before a change, a job, the history; search and chat to try."""
 
 from flask import current_app
 from werkzeug.local import LocalProxy
@@ -9,10 +9,11 @@ cluster = LocalProxy(lambda: current_app.extensions["cluster"])
 
 def register(app):
     """Add the pages and their event streams to the app."""
-    from webui.pages import ask, dashboard, history, setup, streams, weights
+    from webui.pages import ask, chat, dashboard, history, search, setup, streams, weights
 
     app.extensions["streams"] = streams.Streams(app.config["STREAM_LIMIT"])
     app.extensions["hub"] = dashboard.Hub(app)
     app.register_blueprint(dashboard.pages)
-    for blueprint in (ask.pages, weights.pages, setup.pages, history.pages):
+    chat.register(app)
+    for blueprint in (ask.pages, weights.pages, setup.pages, history.pages, search.pages, chat.pages):
         app.register_blueprint(blueprint)

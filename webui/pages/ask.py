@@ -1,7 +1,6 @@
 """The questions before a change: what starts, what stops, for how long, and whether it can work at all."""
 
 import json
-import shlex
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from webui.api import changes
 from webui.api.problems import Problem
-from webui.pages import cluster, jobs, words
+from webui.pages import cluster, jobs, roads, words
 
 pages = Blueprint("ask", __name__)
 REUSE = 20  # seconds for which a finished preview still tells the truth
@@ -105,7 +104,7 @@ def ask(operation, variables, title, verb, action, *, plan, busy=None, curl=None
         if usual
         else "Usually a few minutes; there is no earlier run to go by.",
         "command": job.command.replace(" --check", "").replace(" --diff", ""),
-        "curl": _curl(*(curl or ("api/swap", variables))) if curl or operation == "swap" else "",
+        "curl": roads.curl(*(curl or ("api/swap", variables))) if curl or operation == "swap" else "",
     }
     if job.status in ("starting", "running", "cancelling"):
         return _show(Question("checking", **question))
@@ -175,11 +174,6 @@ def _preview(operation, variables, check):
 
 def _show(question):
     return render_template("ask.html", question=question, fragment=bool(request.htmx) and not request.htmx.boosted)
-
-
-def _curl(path, data):
-    body = shlex.quote(json.dumps(data))
-    return f"curl -X POST {shlex.quote(request.host_url + path)} -H 'Content-Type: application/json' -d {body}"
 
 
 def go(job):

@@ -30,9 +30,10 @@ class Streams:
 
 
 def event(name, data, number=None):
-    """One event as text. data: str; every line of it gets its own data field."""
+    """One event as text. data: str, which arrives as it is but that a carriage return becomes a line's end."""
     head = f"id: {number}\n" if number is not None else ""
-    return f"{head}event: {name}\n" + "".join(f"data: {line}\n" for line in data.splitlines() or [""]) + "\n"
+    lines = data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return f"{head}event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
 
 
 def respond(generator):

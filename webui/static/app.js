@@ -23,10 +23,11 @@
   const tick = () => {
     document.querySelectorAll("[data-since]").forEach((n) => put(n, duration(now() - n.dataset.since)));
     document.querySelectorAll("[data-left]").forEach((n) => put(n, left(n.dataset.left - now())));
-    const stream = document.querySelector("[sse-connect]");
+    const stream = document.querySelector("[sse-connect]:not([data-done])");
     const lost = document.getElementById("lost");
     const silent = (Date.now() - heard) / 1000;
-    const gone = stream && !stream.dataset.done && (stream.dataset.lost ? silent > 3 : silent > 40);
+    // A model that reads a long question says nothing meanwhile; everything else beats.
+    const gone = stream && (stream.dataset.lost ? silent > 3 : silent > 40 && !("quiet" in stream.dataset));
     if (gone) put(document.getElementById("lost-age"), duration(silent));
     if (lost.hidden === Boolean(gone)) {
       lost.hidden = !gone;
@@ -46,14 +47,16 @@
   document.addEventListener("htmx:sseClose", (event) => { event.target.dataset.done = "yes"; });
 
   // A fragment that is replaced keeps what a person had opened in it. (htmx gives the focus back by id.)
-  let open = [];
+  let open = [], atEnd = false;
   document.addEventListener("htmx:sseBeforeMessage", (event) => {
+    atEnd = event.target.closest(".turn") && innerHeight + scrollY > document.body.scrollHeight - 120;
     open = [...event.target.querySelectorAll("details[open][id]")].map((n) => n.id);
   });
   document.addEventListener("htmx:sseMessage", (event) => {
     heard = Date.now();
     open.forEach((id) => { const n = document.getElementById(id); if (n && event.target.contains(n)) n.open = true; });
     toEnd();
+    if (atEnd) scrollTo(0, document.body.scrollHeight);
     tick();
   });
 
@@ -71,6 +74,7 @@
     if (event.detail.target?.id !== "dialog") {
       const action = document.querySelector("dialog[open] #do-it");
       if (action && (document.activeElement === document.body || document.activeElement.id === "leave")) action.focus();
+      if (event.detail.target?.id === "turns") scrollTo(0, document.body.scrollHeight);
       return;
     }
     const dialog = document.querySelector("#dialog dialog");
@@ -91,6 +95,14 @@
     }
   });
   document.addEventListener("htmx:sendError", () => put(document.getElementById("said"), "Spark Control does not answer."));
+
+  // Enter sends where there is a keyboard of its own; with Shift it is a new line.
+  document.addEventListener("keydown", (event) => {
+    const send = event.target.dataset?.sends;
+    if (!send || event.key !== "Enter" || event.shiftKey || event.isComposing || !matchMedia("(pointer: fine)").matches) return;
+    event.preventDefault();
+    event.target.form.requestSubmit(document.getElementById(send));
+  });
 
   const copy = async (text) => {
     if (window.isSecureContext) return navigator.clipboard.writeText(text);
