@@ -672,7 +672,7 @@ def relay(service, path, *, endpoint, limit, prepare=None, up=True, again=False)
     """The Response of a service to this request, streamed both ways.
 
     path: absolute, of ours, never of the client's making; endpoint: a fixed word for log and metrics; limit: bytes of
-    body; up=False: send no body; again: the answer is one that was given, and counted, before. prepare(upload, exchange)
+    body; up=False: send no body; again: the answer is one that was counted before. prepare(upload, exchange)
     looks at the body once the request has its place, and gives (pieces of bytes to send, how many bytes they are or
     None = chunked, the model for log and metrics). Raises Refused.
     """
