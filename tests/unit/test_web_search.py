@@ -76,6 +76,8 @@ def line(response, name):
 def test_nothing_is_there_yet(app):
     page = app.test_client().get("/search")
     assert page.status_code == 200
+    assert 'href="/search"' in page.get_data(as_text=True)
+    assert 'href="/chat"' not in page.get_data(as_text=True)  # nothing serves chat here
     assert "There is no collection yet." in words(page)
     assert line(page, "make-line").endswith("""-d '{"name": "notes"}'""")
 

@@ -15,5 +15,7 @@ def register(app):
     app.extensions["hub"] = dashboard.Hub(app)
     app.register_blueprint(dashboard.pages)
     chat.register(app)
+    # What the inventory has no host for is not there, on the page either.
+    app.jinja_env.globals["offers"] = lambda group: bool(app.extensions["cluster"].inventory().groups.get(group))
     for blueprint in (ask.pages, weights.pages, setup.pages, history.pages, search.pages, chat.pages):
         app.register_blueprint(blueprint)
