@@ -228,8 +228,8 @@ class Upstream:
 
     def do_headers(self, sock, seen):
         more = ["Connection: X-Hop, close", "X-Hop: 1", "Keep-Alive: 5", "Proxy-Authenticate: x", "Set-Cookie: a=b"]
-        more += ["X-Kept: yes", "Access-Control-Allow-Origin: *", "Content-Security-Policy: default-src *", "X Bad: 1"]
-        self._json(sock, 200, {}, *more, "X-Folded: a\r\n b", "X-Request-Id: theirs")
+        more += ["X-Kept: yes", "Access-Control-Allow-Origin: *", "Content-Security-Policy: default-src *"]
+        self._json(sock, 200, {}, *more, "X-Request-Id: theirs")
 
     def do_events(self, sock, seen):
         self._events(sock, EVENT, EVENT, EVENT, LAST, DONE)
@@ -290,6 +290,12 @@ class Upstream:
 
     def do_many_headers(self, sock, seen):
         sock.sendall(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 5000 + b"\r\n")
+
+    def do_bad_header(self, sock, seen):
+        self._json(sock, 200, {}, "X Bad: 1")
+
+    def do_folded_header(self, sock, seen):
+        self._json(sock, 200, {}, "X-Folded: a\r\n b")
 
     def do_early(self, sock, seen):
         self._json(sock, 413, {"error": {"message": "enough", "type": "x", "code": 413}})

@@ -6,6 +6,8 @@ import os
 import socket
 import sys
 
+from webui import cores
+
 THREADS = 384  # 128 open pages, 192 requests through the gateway, and some to answer everybody else
 PORT = 9999
 
@@ -18,6 +20,10 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
 
     class Worker(ThreadWorker):
         """Ends its streams when it is told to stop, so that an open page does not hold it up."""
+
+        def run(self):
+            cores.pin()  # before the first thread for a request is made
+            super().run()
 
         def handle_exit(self, sig, frame):
             extensions = getattr(self.wsgi, "extensions", {})

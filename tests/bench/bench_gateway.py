@@ -1,6 +1,6 @@
 """What the gateway adds to a direct call, beside LiteLLM's proxy in the same run.
 
-First bytes, 128 streams, an upload's memory, hang-ups, the page beside a hung upstream, and http.client beside httpx.
+First bytes, 128 streams, an upload's memory, hang-ups, the page beside a hung upstream, and wire.py beside http.client and httpx.
 LiteLLM lives in a venv of its own (var/bench/litellm, made at the first run). Arguments name the parts to run.
 """
 
@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.conftest import PROJECT
 from tests.gateway import DONE, MODEL, Gateway, free_port
 from tests.support import wait_for
+from webui.gateway.wire import Reply, Upstream
 
 LITELLM = PROJECT / "var/bench/litellm"
 RATE = 50  # tokens a second
@@ -362,13 +364,21 @@ def page(gateway):
 
 
 def clients(port):
-    """CPU and first byte of http.client beside httpx, as the relay would use either."""
+    """CPU and first byte of what the relay speaks to a service with, beside http.client and httpx."""
     import http.client
 
     import httpx
 
     url, headers = f"http://127.0.0.1:{port}/v1/chat/completions", {"Content-Type": "application/json"}
     shared = httpx.Client(trust_env=False)
+
+    def by_wire(data):
+        upstream = Upstream(SimpleNamespace(address="127.0.0.1", port=port, silence=10), None)
+        with contextlib.closing(upstream):
+            upstream.send(head(data, port))
+            answer = Reply(upstream, "POST")
+            while piece := answer.read():
+                yield piece
 
     def by_httpx(data):
         with shared.stream("POST", url, content=data, headers=headers) as answer:
@@ -383,7 +393,7 @@ def clients(port):
         connection.close()
 
     print("\nWhat the relay could speak to a service with\n")
-    for name, client in (("http.client", by_http_client), ("httpx", by_httpx)):
+    for name, client in (("wire.py", by_wire), ("http.client", by_http_client), ("httpx", by_httpx)):
         firsts = []
         for _ in range(200):
             began = time.perf_counter()

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.integration.jobs_project import ended, job_file, lay, until
+from webui import cores
 from webui.jobs import processes
 from webui.jobs.events import TIDY
 
@@ -45,6 +47,24 @@ def test_cancel_in_mid_task_ends_every_process_and_tidies_up(store, tmp_path):
     assert all(event["counter"] > TIDY for event in tidying)
     assert [event["counter"] for event in job.follow()] == [event["counter"] for event in job.events()]
     assert not store.cancel(job.id)
+
+
+def test_a_job_may_use_every_core_of_a_server_that_keeps_to_one(store, tmp_path):
+    every = os.sched_getaffinity(0)
+
+    def asked():
+        cores.pin()
+        assert len(os.sched_getaffinity(0)) == 1
+        job = store.start("long", {"gate": str(tmp_path / "gate")})
+        assert len(os.sched_getaffinity(0)) == 1
+        return job
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(asked).result()
+    until((tmp_path / "gate.waiting").exists)
+    assert all(os.sched_getaffinity(pid) == every for pid in of(store, job))
+    store.cancel(job.id)
+    ended(job)
 
 
 def test_cancel_while_starting(store, tmp_path):

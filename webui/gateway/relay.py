@@ -1,40 +1,33 @@
 """The relay: a request's bytes to a service and its answer's bytes back, unread, for as long as both sides are there.
 
 One thread an exchange, which waits for both sockets at once: it learns of the client's hang-up the moment it happens
-and closes the upstream's connection, by which vLLM frees the slot. The upstream is spoken to with http.client over a
-connection of its own for each exchange: closing it can mean nothing else, and on a LAN opening one costs less than
-telling whether an old one still lives. (httpx, measured beside it in tests/bench/bench_gateway.py, takes more time a
-chunk and cannot wait for the client's socket too.)
+and closes the upstream's connection, by which vLLM frees the slot.
 """
 
 import contextlib
-import io
 import json
 import logging
 import math
 import re
-import select
 import socket
 import threading
 import time
 import uuid
 from dataclasses import dataclass, field, replace
-from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 from flask import Response, current_app, g, has_request_context, request
 
 from webui.gateway import errors, services
 from webui.gateway.errors import Refused
 from webui.gateway.metrics import Metrics
+from webui.gateway.wire import PIECE, Answered, HungUp, Reply, Silent, Upstream
 
 log = logging.getLogger("spark-control.gateway")
 
-CONNECT = 3.0  # seconds
 CLIENT_SILENCE = 60.0  # seconds that a client may take to send, or to take, the next bytes
 TOTAL = 192  # exchanges at once; each holds a thread, and the pages need some too
 BUSY_RETRY = 2  # seconds
 LONGEST_RETRY = 60  # seconds; the openai package heeds no Retry-After beyond a minute
-PIECE = 65536
 WHOLE = 1 << 20  # bytes of an answer that are read before its status is passed on, so that a cut one becomes a 502
 TAIL = 4096  # bytes of a stream's end in which its token counts are looked for
 HELD = 256 << 20  # bytes of request bodies, of all requests together, that are held while their model is looked for
@@ -70,21 +63,9 @@ NOT_DOWN_PREFIX = ("access-control-", "cross-origin-", "sec-", "proxy-")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-QUERY = re.compile(r"[!-~]*")
+TARGET = re.compile(r"/[!-~]*")
 USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 WEB_PAGE = {"text/html", "application/xhtml+xml"}
-
-
-class HungUp(Exception):
-    """The client is gone."""
-
-
-class Silent(Exception):
-    """The upstream sent or took nothing for its service's silence seconds."""
-
-
-class Answered(Exception):
-    """The upstream answers before it has the whole request."""
 
 
 def request_id():
@@ -269,70 +250,6 @@ class Upload:
 # --- the upstream's side ----------------------------------------------------------------------------------------------
 
 
-class Upstream(io.RawIOBase):
-    """A connection to a service that also watches the client: waiting on it ends with HungUp when the client is gone.
-
-    http.client takes it for a socket (sendall, makefile). Raises HungUp, Silent, OSError.
-    """
-
-    def __init__(self, service, client):
-        self.silence = service.silence
-        self.sock = socket.create_connection((service.address, service.port), CONNECT)
-        self.sock.setblocking(False)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.watched = client.fileno() if client is not None else -1
-        self._in, self._out = select.poll(), select.poll()
-        self._in.register(self.sock, select.POLLIN)
-        self._out.register(self.sock, select.POLLOUT | select.POLLIN)
-        if self.watched >= 0:
-            for poll in (self._in, self._out):
-                # Not POLLIN: a client may send its next request early.
-                poll.register(self.watched, getattr(select, "POLLRDHUP", 0))
-
-    def _wait(self, poll):
-        """Wait for the upstream; returns its events."""
-        ready = poll.poll(self.silence * 1000)
-        if not ready:
-            raise Silent
-        events = dict(ready)
-        if self.watched in events:
-            raise HungUp
-        return next(iter(events.values()))
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        while True:
-            try:
-                return self.sock.recv_into(buffer)
-            except BlockingIOError:
-                self._wait(self._in)
-
-    def sendall(self, data):
-        """Send all of it. Raises Answered when the upstream has begun to answer instead of taking it."""
-        left = memoryview(data)
-        while left:
-            if self._wait(self._out) & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                raise Answered
-            with contextlib.suppress(BlockingIOError):
-                left = left[self.sock.send(left) :]
-
-    def makefile(self, *_):
-        return io.BufferedReader(self, PIECE)
-
-    def hang_up(self):
-        """End it from another thread: whoever reads gets its end."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self):
-        """http.client closes what it has read to its end; the connection itself ends with end()."""
-
-    def end(self):
-        self.sock.close()
-
-
 def request_headers(token):
     """The client's headers that go upstream: [(name, value)]. token: whether Authorization is for us."""
     named = {name.strip().lower() for name in request.headers.get("Connection", "").split(",")}
@@ -348,15 +265,15 @@ def request_headers(token):
 
 def response_headers(response):
     """The upstream's headers that go to the client: [(name, value)]."""
-    named = {name.strip().lower() for name in (response.getheader("Connection") or "").split(",")}
+    named = {name.strip().lower() for name in response.header("connection").split(",")}
     return [
-        (name, value.strip())
-        for name, value in response.getheaders()
+        (name, value)
+        for name, value in response.headers
         if (lower := name.lower()) not in NOT_DOWN
         and lower not in named
         and not lower.startswith(NOT_DOWN_PREFIX)
         and NAME.fullmatch(name)
-        and VALUE.fullmatch(value.strip())
+        and VALUE.fullmatch(value)
     ]
 
 
@@ -430,8 +347,7 @@ class Exchange:
         try:
             self._connect()
             self._send(target, headers, body, length)
-            self.response = HTTPResponse(self.upstream, method=self.account.method)
-            self.response.begin()
+            self.response = Reply(self.upstream, self.account.method)
             self.account.status = self.response.status
         except BaseException as error:
             self.refuse(error)
@@ -451,28 +367,27 @@ class Exchange:
             self.upstream.hang_up()
 
     def _send(self, target, headers, body, length):
-        connection = HTTPConnection(self.service.address, self.service.port)
-        connection.sock = self.upstream
+        if not TARGET.fullmatch(target):
+            raise Refused(400, "The address of this request is malformed.")
+        told = [("X-Request-Id", self.account.id), ("Connection", "close"), ("Accept-Encoding", "identity")]
+        if body is not None:
+            told.append(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length)))
+        where = f"{self.service.address}:{self.service.port}"
+        lines = [f"{self.account.method} {target} HTTP/1.1", f"Host: {where}"]
+        lines += [f"{name}: {value}" for name, value in [*headers, *told]]
+        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        small = body is not None and length is not None and length < PIECE
         try:
-            connection.putrequest(self.account.method, target, skip_accept_encoding=True)
-            for name, value in headers:
-                connection.putheader(name, value)
-            connection.putheader("X-Request-Id", self.account.id)
-            connection.putheader("Connection", "close")
-            connection.putheader("Accept-Encoding", "identity")
-            if body is not None:
-                framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
-                connection.putheader(*framing)
-            connection.endheaders()
-            for piece in filter(len, body or ()):
+            if not small:
+                self.upstream.send(head)
+            for piece in [b"".join(map(bytes, body))] if small else filter(len, body or ()):
                 self.account.up += len(piece)
-                self.upstream.sendall(piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
+                framed = piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece)
+                self.upstream.send(head + framed if small else framed)  # most requests are one packet
             if body is not None and length is None:
-                self.upstream.sendall(b"0\r\n\r\n")
+                self.upstream.send(b"0\r\n\r\n")
         except Answered:
             self.account.note = "answered early"
-        except (ValueError, HTTPException) as error:  # a header or an address that http.client takes for a trick
-            raise Refused(400, "A header or the address of this request is malformed.") from error
 
     def refuse(self, error):
         """Close, and raise what the client is to be told of an error."""
@@ -482,7 +397,7 @@ class Exchange:
             pass
         elif isinstance(error, Silent):
             told = Refused(504, f"{where} sent nothing for {self.service.silence:g} s.", code="upstream_timeout")
-        elif isinstance(error, OSError | HTTPException | ValueError):
+        elif isinstance(error, OSError | ValueError):
             if self.gateway.closing:
                 told = Refused(503, "Spark Control is being restarted.", code="restarting", retry_after=BUSY_RETRY)
             elif self.service.group == "vllm" and self._swapping():
@@ -506,7 +421,7 @@ class Exchange:
     @property
     def kind(self):
         """The answer's media type."""
-        return (self.response.getheader("Content-Type") or "").split(";")[0].strip().lower()
+        return self.response.header("content-type").split(";")[0].strip().lower()
 
     def read_whole(self, limit):
         """The whole answer, if it has at most `limit` bytes: True when it is in self.whole, False when it is longer.
@@ -516,7 +431,7 @@ class Exchange:
         parts, size = [], 0
         try:
             while size <= limit:
-                data = self._read()
+                data = self.response.read()
                 if not data:
                     self.whole = b"".join(parts)
                     return True
@@ -526,13 +441,6 @@ class Exchange:
             self.refuse(error)
         self.whole = b"".join(parts)
         return False
-
-    def _read(self):
-        """The next bytes; b"" at the end. Raises OSError when the answer breaks off before it."""
-        data = self.response.read1(PIECE)
-        if not data and not self.response.chunked and (self.response.length or 0) > 0:
-            raise OSError("the answer is shorter than its Content-Length")
-        return data
 
     def hold(self, more):
         """Count bytes of the request that are held in memory. Raises Refused 503 beyond what all may hold."""
@@ -547,7 +455,7 @@ class Exchange:
     def close(self):
         if self.upstream is not None:
             self.gateway.closed(self.upstream)
-            self.upstream.end()
+            self.upstream.close()
         self.release()
         self.account.close()
 
@@ -564,7 +472,7 @@ class Stream:
     """
 
     def __init__(self, exchange):
-        self.exchange, self.read = exchange, exchange._read
+        self.exchange, self.read = exchange, exchange.response.read
         self.events = exchange.kind == "text/event-stream"
         self.rest, self.tail, self.over = b"", b"", False
         self.first = exchange.whole
@@ -679,8 +587,6 @@ def relay(service, path, *, endpoint, limit, prepare=None, up=True, again=False)
     gateway, client, method = the(), client_socket(), request.method
     query = request.query_string.decode("latin-1")
     target = f"{path}?{query}" if query else path
-    if not QUERY.fullmatch(target):
-        raise Refused(400, "The address of this request is malformed.")
     exchange = Exchange(gateway, service, endpoint, method=method, client=client, req_id=request_id())
     exchange.account.again = again
     try:
@@ -729,7 +635,7 @@ def _respond(exchange):
         made.call_on_close(stream.close)
         if exchange.client is not None:
             exchange.client.settimeout(CLIENT_SILENCE * 5)  # for one who takes nothing
-    if response.getheader("Content-Type") is None and not wrong:
+    if not response.header("content-type") and not wrong:
         made.headers.remove("Content-Type")
     made.headers["X-Accel-Buffering"] = "no"
     made.headers["X-Request-Id"] = exchange.account.id
@@ -826,7 +732,7 @@ def ask(service, method, path, data=None, *, endpoint, headers=(), model="", lim
             _bad(exchange, f"{service.where} answered with more than {limit >> 20} MB.")
         exchange.account.byte(len(exchange.whole))
         exchange.account.tokens = usage(exchange.whole[-TAIL:])
-        told = {name.lower(): value for name, value in exchange.response.getheaders()}
+        told = {name.lower(): value for name, value in exchange.response.headers}
         return Answer(exchange.response.status, told, exchange.whole)
     finally:
         exchange.close()

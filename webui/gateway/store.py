@@ -18,6 +18,8 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from webui import cores
+
 SLOW = 120.0  # seconds after which the embedded store's process is taken for hung
 WAITING = 64  # calls that may wait for it
 PAGE = 1000
@@ -88,7 +90,7 @@ class EdgeStore:
 
     def _start(self):
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, cores.unpinned():
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(LOCAL), str(theirs.fileno()), str(self.folder)],
                 pass_fds=[theirs.fileno()],

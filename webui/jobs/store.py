@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from webui import cores
 from webui.jobs import processes, result
 from webui.jobs.catalogue import operations, validate
 from webui.jobs.environment import KEPT, KEPT_PREFIXES, MASK, shown_command
@@ -306,7 +307,7 @@ class JobStore:
         env |= {"SPARK_CONTROL_STATE": str(self.state), "SPARK_CONTROL_PROJECT": str(self.project)}
         env |= {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         env.pop(processes.TAG, None)  # a job that a playbook starts is not part of that playbook's job
-        with open(job.dir / "supervisor.log", "ab") as log:
+        with open(job.dir / "supervisor.log", "ab") as log, cores.unpinned():
             child = subprocess.Popen(
                 [
                     sys.executable,
