@@ -1,7 +1,7 @@
 """What the gateway adds to a direct call, beside LiteLLM's proxy in the same run.
 
-First bytes, 128 streams, an upload's memory, hang-ups, the page beside a hung upstream, and wire.py beside http.client and httpx.
-LiteLLM lives in a venv of its own (var/bench/litellm, made at the first run). Arguments name the parts to run.
+First bytes, 128 streams, an upload's memory, hang-ups, the page beside a hung upstream, and wire.py beside http.client
+and httpx. LiteLLM lives in a venv of its own (var/bench/litellm, made at the first run). Arguments name the parts to run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.conftest import PROJECT
 from tests.gateway import DONE, MODEL, Gateway, free_port
 from tests.support import wait_for
-from webui.gateway.wire import Reply, Upstream
+from webui.gateway import wire
 
 LITELLM = PROJECT / "var/bench/litellm"
 RATE = 50  # tokens a second
@@ -373,10 +373,10 @@ def clients(port):
     shared = httpx.Client(trust_env=False)
 
     def by_wire(data):
-        upstream = Upstream(SimpleNamespace(address="127.0.0.1", port=port, silence=10), None)
+        upstream = wire.Upstream(SimpleNamespace(address="127.0.0.1", port=port, silence=10), None)
         with contextlib.closing(upstream):
             upstream.send(head(data, port))
-            answer = Reply(upstream, "POST")
+            answer = wire.Reply(upstream, "POST")
             while piece := answer.read():
                 yield piece
 
