@@ -1,7 +1,7 @@
 """What the gateway adds to a direct call, beside LiteLLM's proxy in the same run.
 
 First bytes, 128 streams, an upload's memory, hang-ups, the page beside a hung upstream, and wire.py beside http.client
-and httpx. LiteLLM lives in a venv of its own (var/bench/litellm, made at the first run). Arguments name the parts to run.
+and httpx. LiteLLM lives in a venv of its own (var/bench/litellm, made at the first run). Arguments name the parts.
 """
 
 from __future__ import annotations
