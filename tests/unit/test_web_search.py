@@ -190,3 +190,14 @@ def test_an_id_for_a_file_is_one_and_tells_files_apart():
     made = [search.document_id(name) for name in names]
     assert len(set(made)) == len(names)
     assert all(ingest.DOCUMENT.fullmatch(name) for name in made)
+
+
+def test_a_line_for_a_terminal_names_the_token_and_does_not_tell_it(ports, tmp_path):
+    secret = tmp_path / "token"
+    secret.write_text("a-token-of-more-than-16")
+    secret.chmod(0o600)
+    places = {"STATE_DIR": tmp_path / "state", "INVENTORY": str(inventory(tmp_path / "hosts.yml", **ports))}
+    client = create_app(places | {"TOKEN_FILE": str(secret)}).test_client()
+    page = client.get("/search", headers={"Authorization": "Bearer a-token-of-more-than-16"})
+    assert '-H "Authorization: Bearer $SPARK_CONTROL_TOKEN"' in line(page, "make-line")
+    assert "a-token-of-more-than-16" not in page.get_data(as_text=True)
