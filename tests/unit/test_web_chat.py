@@ -14,7 +14,8 @@ import pytest
 
 from tests.gateway import Gateway, Upstream
 from tests.support import wait_for
-from webui.pages.chat import Conversation, Conversations, Turn
+from webui.api.problems import Problem
+from webui.pages.chat import TURNS, Conversation, Conversations, Turn
 
 HTMX = {"HX-Request": "true", "HX-Current-URL": "http://127.0.0.1/chat"}
 
@@ -267,4 +268,17 @@ def test_whoever_ends_an_answer_first_is_right():
     turn.end("stopped")
     turn.end("cut", "too late")
     assert (turn.state, turn.message) == ("stopped", "")
-    assert Conversation("x", [turn]).messages() == [{"role": "user", "content": "hello"}]
+    assert Conversation("x", [turn]).messages(turn) == [{"role": "user", "content": "hello"}]
+
+
+def test_a_conversation_is_full_at_some_point_and_only_its_end_is_asked_again():
+    found = Conversation("x")
+    turns = [found.ask(f"question {n}") for n in range(TURNS)]
+    assert [turn.number for turn in turns] == list(range(1, TURNS + 1))
+    with pytest.raises(Problem, match="This conversation is full"):
+        found.ask("one more")
+    with pytest.raises(Problem, match="Only the last question"):
+        found.again(turns[0])
+    assert found.again(turns[-1]) is turns[-1]  # it has not ended
+    turns[-1].end("cut")
+    assert (found.again(turns[-1]).number, found.turns[-1].state) == (TURNS, "waiting")

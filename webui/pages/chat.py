@@ -83,16 +83,33 @@ class Conversation:
 
     id: str
     turns: list = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def messages(self):
-        """OpenAI's messages: the answered turns and the last question. Chat templates want them to alternate."""
+    def ask(self, question):
+        """The Turn of a new question. Raises Problem 409 when there are TURNS."""
+        with self.lock:
+            if len(self.turns) >= TURNS:
+                raise Problem(409, "This conversation is full. Begin a new one.", **NEW)
+            self.turns.append(Turn(len(self.turns) + 1, question))
+            return self.turns[-1]
+
+    def again(self, turn):
+        """A fresh Turn in the place of the last one, if that has ended. Raises Problem 409 for an earlier one."""
+        with self.lock:
+            if turn is not self.turns[-1]:
+                raise Problem(409, "Only the last question can be asked again.")
+            if turn.ended:
+                self.turns[-1] = Turn(turn.number, turn.question)
+            return self.turns[-1]
+
+    def messages(self, turn):
+        """OpenAI's messages up to a turn's question. Those without an answer are left out: they come in pairs."""
         found = []
-        for turn in self.turns:
-            if turn is self.turns[-1] or turn.text:
-                found.append({"role": "user", "content": turn.question})
-            if turn is not self.turns[-1] and turn.text:
-                found.append({"role": "assistant", "content": turn.text})
-        return found
+        for before in self.turns[: turn.number - 1]:
+            if before.text:
+                found.append({"role": "user", "content": before.question})
+                found.append({"role": "assistant", "content": before.text})
+        return [*found, {"role": "user", "content": turn.question}]
 
 
 class Conversations:
@@ -155,7 +172,7 @@ def _page(found):
 
 
 def _context(found):
-    asked = found.messages() if found and found.turns else HELLO
+    asked = found.messages(found.turns[-1]) if found and found.turns else HELLO
     return {
         "conversation": found,
         "turns": found.turns if found else [],
@@ -173,32 +190,14 @@ def ask():
     if len(question) > QUESTION:
         raise Problem(422, f"That is longer than {QUESTION:,} characters. The API takes more.")
     found = _find(request.form["conversation"]) if request.form.get("conversation") else _kept().add()
-    if len(found.turns) >= TURNS:
-        raise Problem(409, "This conversation is full. Begin a new one.", **NEW)
-    turn = Turn(len(found.turns) + 1, question)
-    found.turns.append(turn)
-    if request.htmx:
-        response = make_response(render_block("chat.html", "turn", turn=turn, fresh=True, **_context(found)))
-        response.headers["HX-Push-Url"] = f"/chat/{found.id}"
-        return response
-    for _ in _answer(found, turn):
-        pass
-    return redirect(f"/chat/{found.id}#turn-{turn.number}", 303)
+    return _shown(found, found.ask(question), fresh=True)
 
 
 @pages.post("/chat/<key>/<int:number>/again")
 def again(key, number):
     """Ask the last question once more."""
     found, turn = _find(key, number)
-    if turn is not found.turns[-1]:
-        raise Problem(409, "Only the last question can be asked again.")
-    if turn.ended:
-        turn = found.turns[-1] = Turn(number, turn.question)
-    if request.htmx:
-        return _turn(found, turn)
-    for _ in _answer(found, turn):
-        pass
-    return redirect(f"/chat/{found.id}#turn-{number}", 303)
+    return _shown(found, found.again(turn))
 
 
 @pages.post("/chat/<key>/<int:number>/stop")
@@ -206,7 +205,20 @@ def stop(key, number):
     """End an answer. The page takes the stream away with it, and the model stops at that."""
     found, turn = _find(key, number)
     turn.end("stopped")
-    return _turn(found, turn) if request.htmx else redirect(f"/chat/{found.id}#turn-{number}", 303)
+    return _shown(found, turn)
+
+
+def _shown(found, turn, fresh=False):
+    """With htmx the turn, which fetches its answer itself; without, the page, once the answer is there."""
+    if request.htmx:
+        response = make_response(render_block("chat.html", "turn", turn=turn, fresh=fresh, **_context(found)))
+        if fresh:
+            response.headers["HX-Push-Url"] = f"/chat/{found.id}"
+        return response
+    if turn.claim():
+        for _ in _answer(found, turn):
+            pass
+    return redirect(f"/chat/{found.id}#turn-{turn.number}", 303)
 
 
 @pages.get("/chat/<key>/<int:number>/stream")
@@ -223,10 +235,6 @@ def stream(key, number):
     return streams.respond(events())
 
 
-def _turn(found, turn):
-    return render_block("chat.html", "turn", turn=turn, fresh=False, **_context(found))
-
-
 def _wait(turn, over):
     """Nothing, until another stream of this answer has ended: a page that was opened twice, or again."""
     while not turn.ended and not over():
@@ -235,11 +243,10 @@ def _wait(turn, over):
 
 
 def _answer(found, turn):
-    """Have the turn answered; yields the events of it."""
-    turn.claim()
+    """Have a turn answered that was claimed; yields the events of it."""
     began = time.monotonic()
     try:
-        turn.model, pieces = gateway.talk(found.messages())
+        turn.model, pieces = gateway.talk(found.messages(turn))
         for kind, value in pieces:
             turn.seconds = time.monotonic() - began
             if kind in ("text", "thought"):
