@@ -74,11 +74,13 @@ def test_what_cannot_be_asked_for_is_refused_by_name(server):
 
 def test_two_swaps_at_once_from_two_callers(server, cluster):
     # Long enough for the other caller to come while it loads, on a busy machine too.
-    cluster.behave("demo/loads-slowly", "ok", load_seconds=15)
+    cluster.behave("demo/loads-slowly", "ok", load_seconds=25)
     first = server.ask("POST", "/api/swap", {"model": "demo-slow"})
     second = server.ask("POST", "/api/swap", {"model": "demo-pair"})
     assert (first[0], second[0]) == (202, 409)
     assert second[1]["job_id"] == first[1]["job_id"]
+    # Whoever has the lease first is served: it has to be the one that was asked first.
+    wait_for(lambda: (server.job(first[1]["job_id"]).get("percent") or 0) > 0, what="some progress")
     other = command(cluster, "run", "swap", "-e", "model=demo-pair")
     assert other.returncode != 0
     assert server.ended(first[1]["job_id"])["status"] == "successful"
