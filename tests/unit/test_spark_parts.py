@@ -149,3 +149,18 @@ def test_a_ray_node_without_a_model_is_no_server():
     assert spark_docker.working(top(*RAY_NODE)) == []
     assert spark_docker.ray_node(top(*RAY_NODE))
     assert not spark_docker.ray_node(top("sleep infinity", "vllm serve /models/ray start", RAY_NODE[-1]))
+
+
+@pytest.mark.parametrize(
+    ("log", "named"),
+    [
+        (b"RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer", True),
+        (b"torch.distributed.DistBackendError: ncclRemoteError: A call failed possibly due to a network error", True),
+        (b"torch.OutOfMemoryError: CUDA out of memory.", False),
+    ],
+)
+def test_a_head_that_fell_with_a_worker_names_it(log, named):
+    said, nodes = "It stopped by itself while it loaded.", [{"host": "spark1"}, {"host": "spark2"}, {"host": "spark3"}]
+    told = spark_serving.fallen(said, b"Loading weights\n" + log + b"\n", nodes)
+    assert told == (said[:-1] + ", when it lost the connection to spark2 or spark3." if named else said)
+    assert spark_serving.fallen(said, log, nodes[:1]) == said

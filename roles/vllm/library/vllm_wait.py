@@ -67,6 +67,7 @@ from ansible.module_utils.spark_lease import renew
 from ansible.module_utils.spark_measured import keep_measured
 from ansible.module_utils.spark_serving import (
     Vllm,
+    fallen,
     last_lines,
     launch_log,
     launcher_lives,
@@ -147,12 +148,12 @@ class Watch:
         except spark_docker.DockerError as error:
             return {"code": "docker", "message": f"docker stopped answering while it loaded: {error}."}
         if not there or not there["running"]:
-            return {"code": "crashed", "message": "Its container ended while it loaded."}
+            return self.crashed("Its container ended while it loaded.")
         self.seen = time.monotonic() if alive else self.seen
         # A launcher that stays in front has steps between its mods and the server in which nothing runs.
         missing = time.monotonic() - self.seen > (_GRACE if launcher_lives(self.record) else 0)
         if not alive and missing and (self.alive or passed > _GRACE):
-            return {"code": "crashed", "message": "It stopped by itself while it loaded."}
+            return self.crashed("It stopped by itself while it loaded.")
         self.alive = alive
         if not self.up and (trouble := self.workers.trouble(passed > _GRACE)):
             return trouble
@@ -163,6 +164,9 @@ class Watch:
             bound = f"{self.wish['load_seconds'] / 60:.0f} min"
             return {"code": "not_answering", "message": f"It was still loading after {bound}."}
         return None
+
+    def crashed(self, said: str) -> dict:
+        return {"code": "crashed", "message": fallen(said, self.log, self.plan["nodes"])}
 
     def up_for(self) -> float:
         """Seconds since the server was first seen up; kept in the record, because each call is a process of its own."""

@@ -215,6 +215,18 @@ def last_lines(log: bytes | str, count: int = 30) -> list[str]:
     return [line[:500] for line in clean if line and not re.search(r'"(GET|POST) /\S* HTTP/1\.\d" 200', line)][-count:]
 
 
+# What gloo and NCCL say on the head when another node's part is gone: the head falls with it, maybe before that is seen.
+_LOST = re.compile(r"connection (was )?(closed|reset) by (remote )?peer|ncclRemoteError|remote process exited", re.I)
+
+
+def fallen(said: str, log: bytes | str, nodes: list[dict]) -> str:
+    """Why a launch fell, `said` of the head: with the workers named where its log tells that it lost one of them."""
+    workers = [node["host"] for node in nodes[1:]]
+    if not workers or not _LOST.search("\n".join(last_lines(log))):
+        return said
+    return f"{said[:-1]}, when it lost the connection to {' or '.join(workers)}."
+
+
 def drain(vllm: Vllm, seconds: float) -> int:
     """Wait until no request is in flight, at most `seconds`; returns how many still were."""
     deadline = time.monotonic() + seconds

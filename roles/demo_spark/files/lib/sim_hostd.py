@@ -21,19 +21,19 @@ INTERVAL = 0.2
 
 def main(host_folder, _program, _arguments):
     host = Host(host_folder)
-    lock = open(host.path("hostd.lock"), "a")  # noqa: SIM115 - held for the life of the process
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    while os.path.exists(host.path("host.json")):
-        with contextlib.suppress(OSError, ValueError):
-            for container in sim_containers.containers(host):
-                sim_containers.note_log_time(container)
-            sim_containers.reap(host)
-            host.refresh_memory()
-        time.sleep(INTERVAL)
+    with open(host.path("hostd.lock"), "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        while os.path.exists(host.path("host.json")):
+            with contextlib.suppress(OSError, ValueError):
+                for container in sim_containers.containers(host):
+                    sim_containers.note_log_time(container)
+                sim_containers.reap(host)
+                host.refresh_memory()
+            time.sleep(INTERVAL)
     return 0
 
 
