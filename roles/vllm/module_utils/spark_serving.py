@@ -215,7 +215,7 @@ def last_lines(log: bytes | str, count: int = 30) -> list[str]:
     return [line[:500] for line in clean if line and not re.search(r'"(GET|POST) /\S* HTTP/1\.\d" 200', line)][-count:]
 
 
-# What gloo and NCCL say on the head when another node's part is gone: the head falls with it, maybe before that is seen.
+# What gloo and NCCL say on the head when another node's part is gone. The head falls too, maybe before that is seen.
 _LOST = re.compile(r"connection (was )?(closed|reset) by (remote )?peer|ncclRemoteError|remote process exited", re.I)
 
 
