@@ -110,6 +110,7 @@ def events(text):
 def answered(gateway, text, conversation=None):
     """(conversation's id, the events of its answer)."""
     key, fragment = question(gateway, text, conversation)
+    assert 'id="with" hx-swap-oob="true"' in fragment  # what serves may have changed since the page came
     path = re.search(r'sse-connect="([^"]+)"', fragment)[1]
     status, headers, body = ask(gateway, "GET", path)
     assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/event-stream")

@@ -167,14 +167,14 @@ def conversation(key):
 
 
 def _page(found):
-    serving = view.serving(cluster.facts())
-    return render_template("chat.html", serving=serving, **_context(found))
+    return render_template("chat.html", **_context(found))
 
 
 def _context(found):
     asked = found.messages(found.turns[-1]) if found and found.turns else HELLO
     return {
         "conversation": found,
+        "serving": view.serving(cluster.facts()),
         "turns": found.turns if found else [],
         "curl": roads.curl("v1/chat/completions", {"model": "default", "stream": True, "messages": asked}, stream=True),
         "limit": QUESTION,
