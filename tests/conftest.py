@@ -1,31 +1,18 @@
-"""What every test may use: the project's folder, and its roles' Python as Ansible sees it."""
+"""What every test may use: the project's folder, and its plugins' Python as Ansible sees it."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
-import ansible.module_utils
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Ansible finds a role's module_utils by itself; Python has to be told where they are.
-ansible.module_utils.__path__.extend(str(path) for path in PROJECT.glob("roles/*/module_utils"))
+# Ansible finds the collection beside the playbooks by itself; Python has to be told where it is.
+sys.path.insert(0, str(PROJECT / "playbooks/collections"))
 
 
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The repository."""
     return PROJECT
-
-
-def load_plugin(relative: str):
-    """One plugin or module file of a role as a Python module; they are on no import path."""
-    path = PROJECT / relative
-    name = "plugin_" + "_".join(Path(relative).with_suffix("").parts)
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
