@@ -117,7 +117,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Lay and start a simulated Spark
-  demo_spark:
+  spark.control.demo_spark:
     root: /tmp/demo
     name: spark1
     address: 127.0.0.11

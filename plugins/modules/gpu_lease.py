@@ -39,14 +39,14 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Reserve the GPUs
-  gpu_lease:
+  spark.control.gpu_lease:
     state_dir: ~/.spark-control
     id: 20261122-080000-ab12
     holder: swap
     purpose: swap to Gemma 4
 
 - name: Give the GPUs free
-  gpu_lease:
+  spark.control.gpu_lease:
     state: absent
     state_dir: ~/.spark-control
     id: 20261122-080000-ab12

@@ -62,7 +62,7 @@ author:
 
 EXAMPLES = r"""
 - name: Plan the launch of Qwen3.6
-  recipe_plan:
+  spark.control.recipe_plan:
     model: qwen3.6-35b-a3b
     recipe_dirs: "{{ recipe_dirs }}"
     nodes:
@@ -71,7 +71,7 @@ EXAMPLES = r"""
   register: __recipe_planned
 
 - name: List the recipes
-  recipe_plan:
+  spark.control.recipe_plan:
     recipe_dirs: "{{ recipe_dirs }}"
   register: __recipe_listed
 """

@@ -27,7 +27,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Save the recipe
-  recipe_save:
+  spark.control.recipe_save:
     model: my-finetune
     recipe_dirs: "{{ recipe_dirs }}"
     recipe:

@@ -32,7 +32,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Suggest how to launch it
-  recipe_suggest:
+  spark.control.recipe_suggest:
     model: org/name
     seen: spark_seen
     head: spark1

@@ -43,7 +43,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Look at every Spark
-  spark_probe:
+  spark.control.spark_probe:
     address: "{{ ansible_host }}"
     port: 8888
     container: vllm_node

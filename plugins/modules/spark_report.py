@@ -23,7 +23,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Put together what was seen
-  spark_report:
+  spark.control.spark_report:
     seen: spark_seen
     head: spark1
   run_once: true

@@ -25,7 +25,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Let the head's key in
-  ssh_authorized_key:
+  spark.control.ssh_authorized_key:
     key: "{{ head_key.public_key }}"
 """
 

@@ -34,7 +34,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Copy the key
-  ssh_key_copy:
+  spark.control.ssh_key_copy:
     address: 192.168.1.11
     user: spark
     key_file: ~/.ssh/id_ed25519

@@ -22,7 +22,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Have a key on the head
-  ssh_key_pair:
+  spark.control.ssh_key_pair:
     path: ~/.ssh/id_ed25519
 """
 

@@ -29,7 +29,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Have the head know its workers, and try each
-  ssh_known_hosts:
+  spark.control.ssh_known_hosts:
     workers: [spark2]
 """
 

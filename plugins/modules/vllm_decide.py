@@ -26,7 +26,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Decide what has to change
-  vllm_decide:
+  spark.control.vllm_decide:
     plan: "{{ planned.plan }}"
     head: "{{ groups.vllm[0] }}"
     seen: seen

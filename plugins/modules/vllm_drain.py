@@ -21,7 +21,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Let the requests in flight finish
-  vllm_drain:
+  spark.control.vllm_drain:
     address: 192.168.1.11
     port: 8888
 """

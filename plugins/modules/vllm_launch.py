@@ -36,7 +36,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Start Gemma 4
-  vllm_launch:
+  spark.control.vllm_launch:
     plan: "{{ planned.plan }}"
     launcher: "{{ seen.spark.launcher }}"
     container: vllm_node

@@ -28,7 +28,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Put the outcome into words
-  vllm_outcome:
+  spark.control.vllm_outcome:
     operation: swap
     head: spark1
     seen: spark_seen

@@ -32,7 +32,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Stop the model on every Spark
-  vllm_stop:
+  spark.control.vllm_stop:
     container: vllm_node
     state_dir: ~/.spark-control
     needs: 97000000000

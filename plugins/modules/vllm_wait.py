@@ -35,7 +35,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Wait until Gemma 4 answers
-  vllm_wait:
+  spark.control.vllm_wait:
     plan: "{{ planned.plan }}"
     container: vllm_node
     address: "{{ ansible_host }}"

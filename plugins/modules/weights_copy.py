@@ -52,7 +52,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Look for Qwen3.6 on every Spark
-  weights_copy:
+  spark.control.weights_copy:
     state: looked
     name: Qwen/Qwen3.6-35B-A3B-FP8
     hf_home: ~/.cache/huggingface

@@ -34,7 +34,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Decide
-  weights_decide:
+  spark.control.weights_decide:
     repo: Qwen/Qwen3.6-35B-A3B-FP8
     hosts: [spark1]
     sparks: [spark1, spark2]

@@ -32,7 +32,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Delete a model
-  weights_delete:
+  spark.control.weights_delete:
     repo: Qwen/Qwen3.6-35B-A3B-FP8
     hf_home: ~/.cache/huggingface
   register: deleted

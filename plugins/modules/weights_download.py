@@ -43,13 +43,13 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: See what Qwen3.6 takes and start its download
-  weights_download:
+  spark.control.weights_download:
     repo: Qwen/Qwen3.6-35B-A3B-FP8
     hf_home: ~/.cache/huggingface
     state_dir: ~/.spark-control
 
 - name: Download Qwen3.6
-  weights_download:
+  spark.control.weights_download:
     state: watched
     repo: Qwen/Qwen3.6-35B-A3B-FP8
     hf_home: ~/.cache/huggingface

@@ -32,7 +32,7 @@ author: [Spark Control]
 
 EXAMPLES = r"""
 - name: Look at the disks
-  weights_scan:
+  spark.control.weights_scan:
     hf_home: ~/.cache/huggingface
     local_model_dirs: [~/models]
   register: scanned

@@ -61,7 +61,7 @@ def test_every_module_documents_its_options_and_returns(path):
     assert set(documentation["attributes"]) >= {"check_mode", "diff_mode", "idempotent"}
     assert yaml.safe_load(texts["RETURN"])
     example = yaml.safe_load(texts["EXAMPLES"])[0]
-    unknown = set(example[path.stem] or {}) - set(documentation["options"])
+    unknown = set(example[f"spark.control.{path.stem}"] or {}) - set(documentation["options"])
     assert not unknown, f"the example of {path.stem} uses {unknown}"
 
 
