@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,18 @@ ansible.module_utils.__path__.extend(str(path) for path in PROJECT.glob("roles/*
 def project() -> Path:
     """The repository."""
     return PROJECT
+
+
+@pytest.fixture(scope="session")
+def simulation(tmp_path_factory):
+    """The simulated Sparks of this worker, laid by the demo's playbook when the first test wants them."""
+    from tests.simulation import Simulation
+
+    # Loopback has 16 million addresses: a network for each process keeps the ports of runs beside each other apart.
+    number = os.getpid()
+    made = Simulation(tmp_path_factory.mktemp("sparks"), f"127.{64 + number // 250 % 128}.{number % 250}")
+    yield made
+    made.remove()
 
 
 def load_plugin(relative: str):

@@ -36,10 +36,14 @@ class Run:
 
 @dataclass
 class Cluster:
-    """Two simulated Sparks below `root`, at `network`.11 and .12."""
+    """Two simulated Sparks below `root`, at `network`.11 and .12; `state` is the controller's folder."""
 
     root: Path
     network: str
+    state: Path = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        self.state = self.state or self.root.parent / "state"
 
     @property
     def head(self) -> str:
@@ -56,7 +60,7 @@ class Cluster:
             "ANSIBLE_INVENTORY": str(PROJECT / "inventory/demo"),
             "SPARK_DEMO_ROOT": str(self.root),
             "SPARK_DEMO_NETWORK": self.network,
-            "SPARK_CONTROL_STATE": str(self.root.parent / "state"),
+            "SPARK_CONTROL_STATE": str(self.state),
         }
 
     def start(self, playbook: str, *arguments: str, **variables) -> subprocess.Popen:
@@ -177,7 +181,7 @@ def wait_for(condition, seconds: float = 60, what: str = "it"):
     while not (value := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"{what} did not happen within {seconds} s")
-        time.sleep(0.05)
+        time.sleep(0.02)
     return value
 
 

@@ -69,7 +69,7 @@ def create_app(config=None):
     app.config["TOKEN"] = read_token(app.config["TOKEN_FILE"])
 
     store = JobStore(Path(app.config["STATE_DIR"]), Path(app.config["PROJECT_DIR"]))
-    cluster = Cluster(store, project_dir=Path(app.config["PROJECT_DIR"]), inventory=app.config["INVENTORY"])
+    cluster = Cluster(store, Path(app.config["PROJECT_DIR"]), app.config["INVENTORY"], app.config["LOOKS"])
     app.extensions.update(jobs=store, cluster=cluster)
 
     _guard(app)
