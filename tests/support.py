@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -175,12 +176,15 @@ def run_async(coroutine):
         return pool.submit(asyncio.run, coroutine).result()
 
 
-def wait_for(condition, seconds: float = 60, what: str = "it"):
-    """Wait for a condition to be true and return its value; fail the test with `what` after `seconds`."""
+def wait_for(condition, seconds: float = 60, what: str = ""):
+    """Wait for a condition to be true and return its value; after `seconds` fail the test and say what did not happen.
+
+    Without `what` the condition's own line of source is told.
+    """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {seconds} s")
+            pytest.fail(f"{what or inspect.getsource(condition).strip()} did not happen within {seconds} s")
         time.sleep(0.02)
     return value
 

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.conftest import PROJECT
-from tests.support import BIN, Server, run_async, wait_for
+from tests.support import BIN, run_async, wait_for
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {

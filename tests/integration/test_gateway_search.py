@@ -9,8 +9,7 @@ import urllib.request
 
 import pytest
 
-from tests.support import Server, wait_for
-
+from tests.support import wait_for
 
 pytestmark = pytest.mark.xdist_group("gateway_search")
 
