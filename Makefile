@@ -34,7 +34,7 @@ demo: $(VENV)/ready-demo
 	@PORT=$(PORT) DEMO_LOAD_SECONDS=$(DEMO_LOAD_SECONDS) exec roles/demo_spark/files/demo.sh
 
 test: $(VENV)/ready-test
-	@tests/need-debian.sh chromium rsync
+	@tests/need-debian.sh chromium-headless-shell rsync
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory lab-test
 

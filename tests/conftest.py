@@ -9,10 +9,16 @@ from pathlib import Path
 
 import ansible.module_utils
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Ansible finds a role's module_utils by itself; Python has to be told where they are.
 ansible.module_utils.__path__.extend(str(path) for path in PROJECT.glob("roles/*/module_utils"))
+
+# Properties: the same few examples each time in `make test`, new ones without end in `make fuzz`.
+settings.register_profile("test", max_examples=30, deadline=None, derandomize=True, database=None)
+settings.register_profile("fuzz", max_examples=1000, deadline=None)
+settings.load_profile("test")
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,10 @@ class Cluster:
         for file in files:
             file.write_text(json.dumps({"behaviour": behaviour, "load_seconds": load_seconds}))
 
+    def load_seconds(self, seconds: float) -> None:
+        """Have every simulated model that says nothing else take that long to load."""
+        (self.root / "demo.json").write_text(json.dumps({"load_seconds": seconds}))
+
     def free_gb(self, host: str) -> int:
         """Memory available on a simulated Spark, in whole GiB."""
         text = (self.root / host / "proc/meminfo").read_text()

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.embedders import inventory, qdrant, serving
@@ -600,7 +600,6 @@ def test_an_ingest_can_be_ended(client, app, tmp_path):
 # --- pure functions
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.text(alphabet="ab .!?\n\u2026x\u00e9", max_size=2000), st.integers(20, 300), st.integers(0, 9))
 def test_chunks_cover_the_text_in_order_and_none_is_too_long(text, size, overlap):
     found = chunks.split(text, size, overlap)
@@ -633,7 +632,6 @@ def test_an_id_tells_the_collection_the_document_the_chunk_and_the_content():
     assert chunks.point_id("a", "d", chunks.Chunk(0, 7, 12, "hello")) in ids  # where it stands is not what it is
 
 
-@settings(deadline=None)
 @given(st.text(max_size=400), st.text(max_size=40), st.integers(1, 100))
 def test_a_snippet_is_a_part_of_the_text_and_its_highlights_are_words_of_the_query(text, query, size):
     made = chunks.snippet(text, query, size)

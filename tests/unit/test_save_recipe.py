@@ -8,7 +8,7 @@ import stat
 
 import pytest
 from ansible.module_utils import spark_recipe, spark_recipe_file
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import load_plugin
@@ -216,7 +216,6 @@ HOSTILE = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
