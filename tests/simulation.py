@@ -74,6 +74,15 @@ class Simulation:
         """Pids of these Sparks' processes, and of everything that was started to work on them, but for the standing."""
         return [pid for pid, ticks in self.processes(by_hand=True).items() if self.standing.get(pid) != ticks]
 
+    def outside_containers(self) -> list[str]:
+        """The command lines of what was started on these Sparks, or for them, and runs in no container."""
+        found = []
+        for pid in self.started():
+            with contextlib.suppress(OSError):
+                if f"{sim_host.ENV_CONTAINER}=".encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+        return found
+
     def processes(self, by_hand: bool = False) -> dict[int, int]:
         """{pid: when it started} of these Sparks' processes; by_hand: and of the playbooks and servers for them."""
         tags = [(sim_host.ENV_ROOT, str(self.root))] + ([("SPARK_DEMO_ROOT", str(self.root))] if by_hand else [])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 
 import pytest
 
@@ -245,10 +243,7 @@ def test_the_january_launcher_is_driven_rightly(cluster):
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers(cluster):
-    """No test may leave a process of its cluster behind once it is taken down."""
+def _no_leftovers(cluster, simulation):
+    """No test may leave a process behind but those of containers, which go with their Spark."""
     yield
-    cluster.run("demo", demo_spark_state="stopped")
-    found = subprocess.run(["pgrep", "-f", str(cluster.root)], capture_output=True, text=True, check=False)
-    assert found.stdout == "", found.stdout
-    shutil.rmtree(cluster.root / "spark1/docker", ignore_errors=True)
+    wait_for(lambda: not simulation.outside_containers(), what="the end of every process outside of containers")
