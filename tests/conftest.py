@@ -1,19 +1,17 @@
-"""What every test may use: the project's folder, and its roles' Python as Ansible sees it."""
+"""What every test may use: the project's folder, and its plugins' Python as Ansible sees it."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
 
-import ansible.module_utils
 import pytest
 from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Ansible finds a role's module_utils by itself; Python has to be told where they are.
-ansible.module_utils.__path__.extend(str(path) for path in PROJECT.glob("roles/*/module_utils"))
+# Ansible finds the collection beside the playbooks by itself; Python has to be told where it is.
+sys.path.insert(0, str(PROJECT / "playbooks/collections"))
 
 # Properties: the same few examples each time in `make test`, new ones without end in `make fuzz`.
 settings.register_profile("test", max_examples=30, deadline=None, derandomize=True, database=None)
@@ -37,14 +35,3 @@ def simulation(tmp_path_factory):
     made = Simulation(tmp_path_factory.mktemp("sparks"), f"127.{64 + number // 250 % 128}.{number % 250}")
     yield made
     made.remove()
-
-
-def load_plugin(relative: str):
-    """One plugin or module file of a role as a Python module; they are on no import path."""
-    path = PROJECT / relative
-    name = "plugin_" + "_".join(Path(relative).with_suffix("").parts)
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]

@@ -19,7 +19,7 @@ OURS = """
 import sys, time, json, resource
 sys.path.insert(0, sys.argv[2])
 import tests.conftest
-from ansible.module_utils import spark_cache
+from ansible_collections.spark.control.plugins.module_utils import spark_cache
 began = time.perf_counter()
 found = spark_cache.scan(sys.argv[1])
 took = time.perf_counter() - began

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import spark_cache
+from ansible_collections.spark.control.plugins.module_utils import spark_cache
 
 from tests.hub import Hub, share
 from tests.support import wait_for

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import spark_recipe_file
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe_file
 
 from tests.caches import WHOLE, model, repo_folder
 

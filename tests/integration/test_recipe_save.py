@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from ansible.module_utils import spark_infer
+from ansible_collections.spark.control.plugins.module_utils import spark_infer
 
 from tests.support import BIN
 

@@ -12,15 +12,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import spark_cache, spark_docker, spark_remove
+from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_docker, spark_remove
+from ansible_collections.spark.control.plugins.modules import weights_delete
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, room, share_blob
-from tests.conftest import load_plugin
 from tests.hub import Hub, share
-
-weights_delete = load_plugin("roles/weights/library/weights_delete.py")
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils import spark_recipe_file
+from ansible_collections.spark.control.plugins.action import weights_decide as plugin
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe_file
 
-from tests.conftest import load_plugin
-
-plugin = load_plugin("roles/weights/action_plugins/weights_decide.py")
 FINE = {"problem": None, "reason": None, "removed": ["/x"], "bytes": 5, "freed": 0, "changed": True}
 GONE = FINE | {"removed": [], "bytes": 0, "changed": False}
 

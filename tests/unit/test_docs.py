@@ -49,7 +49,7 @@ def test_every_role_declares_what_it_takes(role):
     assert all(entry["short_description"] for entry in specs.values())
 
 
-@pytest.mark.parametrize("path", sorted(PROJECT.glob("roles/*/library/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PROJECT.glob("plugins/modules/*.py")), ids=lambda path: path.stem)
 def test_every_module_documents_its_options_and_returns(path):
     texts = {
         node.targets[0].id: ast.literal_eval(node.value)

@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from ansible.module_utils import spark_fit, spark_measured, spark_report
+from ansible_collections.spark.control.plugins.module_utils import spark_fit, spark_measured, spark_report
 from hypothesis import given
 from hypothesis import strategies as st
 

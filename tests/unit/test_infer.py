@@ -7,8 +7,8 @@ import re
 
 import pytest
 import yaml
-from ansible.module_utils import spark_infer, spark_recipe, spark_recipe_file
-from ansible.module_utils.spark_launch_args import launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils import spark_infer, spark_recipe, spark_recipe_file
+from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import launcher_exec_args
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible.module_utils.spark_menu import menu
+from ansible_collections.spark.control.plugins.module_utils.spark_menu import menu
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils import spark_launch_args, spark_recipe
-from ansible.module_utils.spark_launch_args import CannotCarry, launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils import spark_launch_args, spark_recipe
+from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import CannotCarry, launcher_exec_args
 
 SEPTEMBER = {"solo": True, "launch_script": True, "env": True, "daemon_exec": True}
 JANUARY = {"solo": False, "launch_script": False, "env": False, "daemon_exec": False}

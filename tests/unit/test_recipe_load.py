@@ -10,8 +10,8 @@ import os
 
 import pytest
 import yaml
-from ansible.module_utils import spark_recipe
-from ansible.module_utils.spark_recipe import RecipeError
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe
+from ansible_collections.spark.control.plugins.module_utils.spark_recipe import RecipeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

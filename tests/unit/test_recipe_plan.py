@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils import spark_recipe
-from ansible.module_utils.spark_recipe import RecipeError
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe
+from ansible_collections.spark.control.plugins.module_utils.spark_recipe import RecipeError
 
 NODES = [{"host": f"spark{n}", "address": f"10.0.0.{n}"} for n in range(1, 10)]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -270,7 +270,7 @@ def play(tmp_path, *tasks):
     """The results of recipe_plan tasks, run by ansible-playbook itself."""
     steps = []
     for task in tasks:
-        steps.append({"recipe_plan": task, "register": "got", "ignore_errors": True})
+        steps.append({"spark.control.recipe_plan": task, "register": "got", "ignore_errors": True})
         steps.append({"ansible.builtin.debug": {"msg": "@@{{ got | to_json }}@@"}})
     book = [{"hosts": "localhost", "gather_facts": False, "tasks": steps}]
     (tmp_path / "play.yml").write_text(yaml.safe_dump(book))

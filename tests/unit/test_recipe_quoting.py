@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from ansible.module_utils import spark_recipe
-from ansible.module_utils.spark_launch_args import launcher_exec_args
-from ansible.module_utils.spark_recipe_shell import Reader, ShellError, commands
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe
+from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils.spark_recipe_shell import Reader, ShellError, commands
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

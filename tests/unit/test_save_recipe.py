@@ -7,13 +7,10 @@ import os
 import stat
 
 import pytest
-from ansible.module_utils import spark_recipe, spark_recipe_file
+from ansible_collections.spark.control.plugins.action.recipe_save import save
+from ansible_collections.spark.control.plugins.module_utils import spark_recipe, spark_recipe_file
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.conftest import load_plugin
-
-save = load_plugin("roles/recipe/action_plugins/recipe_save.py").save
 
 
 def fields(**other):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import spark_cache, spark_disk
+from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_disk
 
 from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, share_blob
 from tests.hub import Hub, share

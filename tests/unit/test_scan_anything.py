@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from ansible.module_utils import spark_cache
+from ansible_collections.spark.control.plugins.module_utils import spark_cache
 from hypothesis import given
 from hypothesis import strategies as st
 

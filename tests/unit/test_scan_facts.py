@@ -6,7 +6,7 @@ import json
 import struct
 
 import pytest
-from ansible.module_utils import spark_facts
+from ansible_collections.spark.control.plugins.module_utils import spark_facts
 
 
 def facts(folder, files: dict) -> dict:

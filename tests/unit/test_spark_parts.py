@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from ansible.module_utils import spark_docker, spark_host, spark_lease, spark_serving
+from ansible_collections.spark.control.plugins.module_utils import spark_docker, spark_host, spark_lease, spark_serving
 
 REPO = "org/model"
 

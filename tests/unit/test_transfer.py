@@ -12,19 +12,16 @@ from email.message import Message
 from urllib.error import HTTPError
 
 import pytest
-from ansible.module_utils import spark_copy, spark_hub, spark_report, spark_transfer
-from ansible.module_utils.spark_transfer import Trouble
+from ansible_collections.spark.control.plugins.action import weights_copy, weights_download
+from ansible_collections.spark.control.plugins.module_utils import spark_copy, spark_hub, spark_report, spark_transfer
+from ansible_collections.spark.control.plugins.module_utils.spark_transfer import Trouble
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import PROJECT, load_plugin
+from tests.conftest import PROJECT
 from tests.support import wait_for
 
 GB = 1 << 30
-
-
-weights_copy = load_plugin("roles/weights/action_plugins/weights_copy.py")
-weights_download = load_plugin("roles/weights/action_plugins/weights_download.py")
 
 
 # words
@@ -423,6 +420,6 @@ def test_names_in_unicode_and_names_that_are_none(tmp_path):
 
 
 def test_the_modules_need_nothing_but_the_standard_library():
-    code = "import sys; sys.path.insert(0, 'roles/weights/module_utils'); import spark_transfer"
+    code = "import sys; sys.path.insert(0, 'plugins/module_utils'); import spark_transfer"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-
-from tests.conftest import load_plugin
+from ansible_collections.spark.control.plugins.action.vllm_decide import decide
+from ansible_collections.spark.control.plugins.action.vllm_outcome import Outcome
 
 GIB = 2**30
-decide = load_plugin("roles/vllm/action_plugins/vllm_decide.py").decide
-Outcome = load_plugin("roles/vllm/action_plugins/vllm_outcome.py").Outcome
 
 
 def plan(model="gemma", hosts=("spark1",), share=0.8, repo="org/gemma"):

@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from ansible.module_utils import spark_menu
+from ansible_collections.spark.control.plugins.module_utils import spark_menu
 
 from tests.support import wait_for
 from webui.app import create_app

@@ -4,7 +4,7 @@ An operation is a file `playbooks/<name>.yml`; `tidy_*.yml` are not (they run af
 is what the roles that it names declare in `meta/argument_specs.yml` under the entry point that it names
 (`tasks_from`, default `main`). When one of these entry points is called like the operation, that one alone
 decides; otherwise the options of all are joined. An option that the playbook itself sets (`vars:`) is not one
-that a caller gives.
+that a caller gives. A role goes by its full name, `spark.control.vllm`, of which the last word is its folder's.
 """
 
 import contextlib
@@ -177,7 +177,7 @@ def _roles(plays: list) -> Iterator[tuple[str, str, set[str]]]:
             entry = role if isinstance(role, dict) else {"role": role}
             name = entry.get("role") or entry.get("name")
             if isinstance(name, str):
-                yield name, str(entry.get("tasks_from") or "main"), settled | set(entry.get("vars") or {})
+                yield _folder(name), str(entry.get("tasks_from") or "main"), settled | set(entry.get("vars") or {})
         for section in ("pre_tasks", "tasks", "post_tasks"):
             yield from _role_tasks(play.get(section) or [], settled)
 
@@ -192,7 +192,12 @@ def _role_tasks(tasks: list, settled: set[str]) -> Iterator[tuple[str, str, set[
         for action in ("import_role", "include_role"):
             call = task.get(f"ansible.builtin.{action}", task.get(action))
             if isinstance(call, dict) and isinstance(call.get("name"), str):
-                yield call["name"], re.sub(r"\.ya?ml$", "", str(call.get("tasks_from") or "main")), here
+                entry = re.sub(r"\.ya?ml$", "", str(call.get("tasks_from") or "main"))
+                yield _folder(call["name"]), entry, here
+
+
+def _folder(role: str) -> str:
+    return role.rpartition(".")[2]
 
 
 def _argument(option: dict) -> dict:

@@ -1,0 +1,166 @@
+"""Ansible action: decide, from the plan and what every Spark said, what a swap or a stop has to change.
+
+An action plugin, because it reads nothing but its arguments and the controller can do that in no time.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.spark.control.plugins.module_utils import spark_lease, spark_measured, spark_report
+
+
+class ActionModule(ActionBase):
+    """See plugins/modules/vllm_decide.py."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        """Read the arguments, decide."""
+        super().run(tmp, task_vars)
+        _, wish = self.validate_argument_spec(
+            {
+                "plan": {"type": "dict"},
+                "seen": {"type": "str", "required": True},
+                "head": {"type": "str", "required": True},
+                "lease": {"type": "str"},
+                "supersedes": {"type": "list", "elements": "str", "default": []},
+                "force": {"type": "bool", "default": False},
+            }
+        )
+        wish["lease"] = wish["lease"] or str(uuid.uuid4())
+        wish["seen"] = spark_report.per_host(task_vars, wish["seen"])
+        return {"changed": False, "decision": decide(**wish)}
+
+
+def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: list[str], force: bool) -> dict:
+    """What has to change: see RETURN in plugins/modules/vllm_decide.py. Without a plan, everything is to stop."""
+    sparks = {host: spark_report.spark(answer) for host, answer in seen.items()}
+    now = spark_report.serving(head, seen)
+    holders = [host for host, found in sparks.items() if found and found["container"]]
+    nodes = [node["host"] for node in plan["nodes"]] if plan else []
+    problems = unreachable(seen, {head, *nodes, *(now["nodes"] if now else [])})
+    problems += unwell(plan, sparks, nodes, head) if plan else dockerless(sparks, list(sparks))
+    rows = spark_report.arithmetic(plan, seen) if plan else []
+    problems += [problem(row["host"], "memory", row["message"]) for row in rows if not row["ok"]]
+    held = (sparks.get(head) or {}).get("lease")
+    if held and held["id"] not in (lease, *supersedes) and not force:
+        problems.append(problem(head, "leased", spark_lease.describe(held)))
+    same = bool(plan and now and now["ready"] and is_up(plan, now, sparks, holders))
+    changes = not problems and not same and (plan is not None or bool(holders))
+    in_flight = ((sparks.get(head) or {}).get("vllm") or {}).get("in_flight")
+    return {
+        "changes": changes,
+        "unchanged": not problems and not changes,
+        "reason": problems[0]["code"] if problems else None,
+        "problems": problems,
+        "warnings": warnings(seen, sparks, now, problems) + unverified(rows),
+        "arithmetic": rows,
+        "previous": now,
+        "stops": [{"model": now["model"], "title": now["title"], "hosts": holders, "in_flight": in_flight}]
+        if changes and now
+        else [],
+        "hosts": [
+            host for host in seen if host in {*holders, *nodes} and sparks[host] and sparks[host]["docker"]["ok"]
+        ],
+        "drain_first": bool(changes and len(holders) > 1 and in_flight),
+        "needs": {row["host"]: row["needs"] for row in rows},
+        "previous_needs": needs_again(now, sparks),
+        "lease_id": lease,
+        "lease": held,
+        "launcher": (sparks.get(head) or {}).get("launcher"),
+    }
+
+
+def needs_again(now: dict | None, sparks: dict) -> dict:
+    """Bytes by host that what serves now claims, should it have to be put back."""
+    if not now or not now["plan"]:
+        return {}
+    return {
+        host: spark_report.claim(now["plan"], sparks[host]["memory"]["total"])
+        for host in now["nodes"]
+        if sparks.get(host)
+    }
+
+
+def is_up(plan: dict, now: dict, sparks: dict, holders: list[str]) -> bool:
+    """Whether exactly the plan is what serves: its digest on its nodes and nowhere else, from today's image."""
+    nodes = [node["host"] for node in plan["nodes"]]
+    if now["digest"] != plan["digest"] or sorted(holders) != sorted(nodes):
+        return False
+    containers = {host: sparks[host]["container"] for host in nodes}
+    return all(
+        container["labels"].get(spark_report.LABEL_DIGEST) == plan["digest"]
+        and container["image_id"] == sparks[host]["images"].get(plan["image"])
+        for host, container in containers.items()
+    )
+
+
+def unreachable(seen: dict, wanted: set[str]) -> list[dict]:
+    """A problem for each Spark that is needed and did not answer, or was not asked."""
+    left_out = {"unreachable": True, "msg": "it was left out of this run"}
+    return [
+        problem(host, "unreachable", spark_report.fault(host, seen.get(host, left_out)))
+        for host in sorted(wanted)
+        if spark_report.spark(seen.get(host, left_out)) is None
+    ]
+
+
+def dockerless(sparks: dict, hosts: list[str]) -> list[dict]:
+    """A problem for each of these Sparks whose docker does not answer."""
+    return [
+        problem(host, "docker", f"docker on {host} does not answer: {sparks[host]['docker']['error']}")
+        for host in hosts
+        if sparks.get(host) and not sparks[host]["docker"]["ok"]
+    ]
+
+
+def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
+    """What a node lacks for this plan: docker, the image (the same on all), the launcher, the weights."""
+    found = dockerless(sparks, nodes)
+    ids = {}
+    for host in nodes:
+        there = sparks.get(host)
+        if not there or not there["docker"]["ok"]:
+            continue
+        ids[host] = there["images"].get(plan["image"])
+        if not ids[host]:
+            found.append(problem(host, "image_missing", f"The image {plan['image']} is not on {host}."))
+        weights = there["weights"].get(spark_measured.model_of(plan))
+        if weights and weights["state"] != "complete":
+            text = f"The weights of {plan['title']} are not complete on {host}: {weights['reason']}."
+            found.append(problem(host, "weights_missing", text))
+    if len({identity for identity in ids.values() if identity}) > 1:
+        text = f"The image {plan['image']} is not the same on {spark_report.join(list(ids))}; copy it to all of them."
+        found.append(problem(head, "image_missing", text))
+    launcher = (sparks.get(head) or {}).get("launcher")
+    if launcher and not launcher["present"]:
+        found.append(
+            problem(head, "launcher_missing", f"There is no working launcher at {launcher['path']} on {head}.")
+        )
+    return found
+
+
+def warnings(seen: dict, sparks: dict, now: dict | None, problems: list[dict]) -> list[str]:
+    """What a person should know although it stops nothing."""
+    named = {row["host"] for row in problems}
+    said = [spark_report.fault(host, answer) for host, answer in seen.items() if not sparks[host] and host not in named]
+    said += [row["message"] for row in dockerless(sparks, list(sparks)) if row["host"] not in named]
+    ending = {host: spark_report.short_lived(found) for host, found in sparks.items() if found}
+    said += [f"{host} {warning}" for host, warning in ending.items() if warning]
+    if now and now["plan"] is None:
+        said.append(f"{now['title']} was not started from here; if the swap fails it cannot be put back.")
+    return said
+
+
+def unverified(rows: list[dict]) -> list[str]:
+    """What makes the sum of a launch that goes ahead an estimate; the Sparks of one launch have it in common."""
+    open_rows = [row for row in rows if row["ok"] and row["kv_one"] is not None and not row["verified"]]
+    return list(dict.fromkeys(note for row in open_rows for note in row["estimate"]))
+
+
+def problem(host: str, code: str, message: str) -> dict:
+    """One reason not to go ahead."""
+    return {"host": host, "code": code, "message": message}

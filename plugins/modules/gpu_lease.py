@@ -1,0 +1,144 @@
+#!/usr/bin/python
+"""Ansible module: take, renew, read or give back the lease on the GPUs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: gpu_lease
+short_description: Take or give back the lease on the GPUs
+description:
+  - One lease guards the GPUs of the cluster, a file on the head Spark that is changed under a lock.
+  - It expires by the head's clock, so that a holder that crashed does not keep it.
+attributes:
+  check_mode: {support: full, description: Says what would happen and leaves the lease as it is.}
+  diff_mode: {support: full, description: Shows the holder before and after.}
+  idempotent: {support: full, description: The same lease taken again is renewed; given back twice changes nothing.}
+options:
+  state:
+    type: str
+    choices: [present, absent]
+    default: present
+    description: Whether the lease is to be held or given back.
+  state_dir: {type: path, required: true, description: The folder on the head Spark that holds lease.json.}
+  id: {type: str, description: Who holds it, uniquely; taking it again with the same id renews it.}
+  holder: {type: str, description: Who holds it, in words for a person.}
+  purpose: {type: str, default: '', description: What for, in words for a person.}
+  seconds: {type: float, default: 120, description: How long it lasts from now.}
+  token_hash:
+    type: str
+    description: SHA-256, in hexadecimal, of a token whose owner may give the lease back.
+  supersedes:
+    type: list
+    elements: str
+    default: []
+    description: Ids of holders that are known to be dead; their lease is replaced.
+  force: {type: bool, default: false, description: Take or give back somebody else's lease.}
+author: [Spark Control]
+"""
+
+EXAMPLES = r"""
+- name: Reserve the GPUs
+  gpu_lease:
+    state_dir: ~/.spark-control
+    id: 20261122-080000-ab12
+    holder: swap
+    purpose: swap to Gemma 4
+
+- name: Give the GPUs free
+  gpu_lease:
+    state: absent
+    state_dir: ~/.spark-control
+    id: 20261122-080000-ab12
+"""
+
+RETURN = r"""
+lease:
+  description: The lease in force afterwards, or null.
+  returned: success
+  type: dict
+  sample: {id: 20261122-080000-ab12, holder: swap, purpose: swap to Gemma 4, taken: 1795000000.0,
+           expires: 1795000120.0, token_hash: null, seconds_left: 120.0}
+reason:
+  description: C(leased) where somebody else holds it.
+  returned: failure
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spark.control.plugins.module_utils import spark_lease
+
+
+def main() -> None:
+    """Read the wish, and do it or say who holds the lease."""
+    module = AnsibleModule(
+        {
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state_dir": {"type": "path", "required": True},
+            "id": {"type": "str"},
+            "holder": {"type": "str"},
+            "purpose": {"type": "str", "default": ""},
+            "seconds": {"type": "float", "default": 120},
+            # A hash cannot be turned back into its token, so it may stand in a log.
+            "token_hash": {"type": "str", "no_log": False},
+            "supersedes": {"type": "list", "elements": "str", "default": []},
+            "force": {"type": "bool", "default": False},
+        },
+        required_if=[
+            ("state", "present", ("id", "holder")),
+            ("state", "absent", ("id", "token_hash", "force"), True),
+        ],
+        supports_check_mode=True,
+    )
+    wish = module.params
+    before = spark_lease.read(wish["state_dir"])
+    try:
+        after = preview(wish, before) if module.check_mode else apply(wish)
+    except spark_lease.Leased as refusal:
+        module.fail_json(msg=str(refusal), reason="leased", lease=refusal.lease)
+    except OSError as error:
+        module.fail_json(msg=f"The lease cannot be kept in {wish['state_dir']}: {error.strerror}", reason="lease")
+    module.exit_json(
+        changed=(before or {}).get("id") != (after or {}).get("id"),
+        lease=after,
+        diff={"before": told(before), "after": told(after)},
+    )
+
+
+def told(lease: dict | None) -> str:
+    """A lease as a line of the diff."""
+    return f"reserved by {lease['holder']}\n" if lease else ""
+
+
+def apply(wish: dict) -> dict | None:
+    """Take or release for real; returns the lease in force afterwards."""
+    if wish["state"] == "absent":
+        spark_lease.release(wish["state_dir"], wish["id"], wish["token_hash"], wish["force"])
+    else:
+        wanted = {field: wish[field] for field in ("id", "holder", "purpose", "token_hash")}
+        spark_lease.take(wish["state_dir"], wanted, wish["seconds"], wish["supersedes"], wish["force"])
+    return spark_lease.read(wish["state_dir"])
+
+
+def preview(wish: dict, before: dict | None) -> dict | None:
+    """What apply() would leave, refusing where it would refuse."""
+    ours = before and (
+        wish["force"]
+        or before["id"] == wish["id"]
+        or before["id"] in wish["supersedes"]
+        or (wish["token_hash"] and before["token_hash"] == wish["token_hash"])
+    )
+    if before and not ours:
+        raise spark_lease.Leased(before)
+    if wish["state"] == "absent":
+        return None
+    return {
+        "id": wish["id"],
+        "holder": wish["holder"],
+        "purpose": wish["purpose"],
+        "seconds_left": wish["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()
