@@ -18,10 +18,11 @@ from tests.support import Cluster, wait_for
 # The programs of the simulated Sparks lie on no path; what is alive and what memory is free is asked of them.
 sys.path.insert(0, str(PROJECT / "roles/demo_spark/files/lib"))
 
+import sim_containers
 import sim_host
 
-# The host's daemon keeps these itself: its locks, and what is free.
-DAEMONS = ("proc", "memory", "lock", "hostd.lock")
+# What is no file of a host as it was laid: what its daemon keeps, and that it is switched off.
+DAEMONS = ("proc", "memory", "lock", "hostd.lock", "off")
 
 
 class Simulation:
@@ -29,12 +30,11 @@ class Simulation:
 
     def __init__(self, folder: Path, network: str):
         self.folder, self.network = folder, network
-        self.first = folder / "first"
         self.own = Cluster(folder / "demo", network)
         self.root = self.own.root
         self.lay()
-        subprocess.run(["cp", "-a", "--sparse=auto", self.root, self.first], check=True)
-        self.rows = survey(self.root)
+        self.first = Copy(self.root, folder / "first")
+        self.served = None
 
     def lay(self) -> None:
         """Lay and start them, by the playbook."""
@@ -49,11 +49,30 @@ class Simulation:
         assert not self.root.exists()
 
     @contextlib.contextmanager
-    def lent(self, folder: Path) -> Iterator[Cluster]:
-        """The Sparks as they were laid, with a controller's state folder of its own below `folder`."""
+    def lent(self, folder: Path, serving: bool = False) -> Iterator[Cluster]:
+        """The Sparks as they were laid, or serving demo-small, and a controller's state folder below `folder`."""
         self.freshen()
+        if serving:
+            self.serve()
         yield Cluster(self.root, self.network, state=folder / "state")
         self.freshen()
+
+    def serve(self) -> None:
+        """Have demo-small serve: by a swap, the first time; then as a Spark does that was switched off and on again."""
+        if not self.served:
+            swapped = self.own.swap("demo-small")
+            assert swapped.code == 0, swapped.output
+            self.served = Copy(self.root, self.folder / "served")
+            return
+        hosts = sim_host.hosts_of(self.root)
+        for host in hosts:
+            Path(host.path("off")).touch()  # so that nobody clears up the containers before they are started
+        wait_for(self.served.put_back, what="every file being as it was while demo-small served")
+        for host in hosts:
+            for container in sim_containers.containers(host):
+                container.resume()
+            Path(host.path("off")).unlink()
+        wait_for(lambda: self.own.models() == ["demo-small"], what="demo-small serving again")
 
     def freshen(self) -> None:
         """End what was started since they were laid, and put every file back."""
@@ -64,7 +83,7 @@ class Simulation:
         hosts = sim_host.hosts_of(self.root)
         for host in hosts:
             host.refresh_memory()  # what leaked is noted as a fault, which goes with the next line
-        wait_for(lambda: put_back(self.root, self.first, self.rows), what="every file being as it was laid")
+        wait_for(self.first.put_back, what="every file being as it was laid")
         for host in hosts:
             host.refresh_memory()
         if self.processes() != self.standing:
@@ -114,28 +133,42 @@ def survey(root: Path) -> dict[str, tuple]:
     return rows
 
 
-def put_back(root: Path, first: Path, rows: dict[str, tuple]) -> bool:
-    """Make what is below `root` what its copy `first` is, whose survey is `rows`; True once there is nothing to do.
+class Copy:
+    """How the Sparks' files were at some time: a copy below `folder`, and what tells whether one is as it was."""
 
-    The hosts' daemons clear up at the same time, so what was seen may be gone.
-    """
-    now = survey(root)
-    differs = {name for name in now.keys() | rows.keys() if now.get(name) != rows.get(name)}
-    for name in sorted(differs & now.keys(), reverse=True):
-        there, here = rows.get(name), root / name
-        if not stat.S_ISDIR(now[name][0]):
-            here.unlink(missing_ok=True)
-        elif there is None or not stat.S_ISDIR(there[0]):
-            shutil.rmtree(here, ignore_errors=True)
-    files = {"never": [], "auto": []}
-    for name in sorted(differs & rows.keys()):
-        row = rows[name]
-        if stat.S_ISDIR(row[0]):
-            (root / name).mkdir(exist_ok=True)
-            (root / name).chmod(stat.S_IMODE(row[0]))
-        else:
-            files["never" if stat.S_ISREG(row[0]) and row[3] else "auto"].append(name)
-    for sparse, names in files.items():
-        if names:
-            subprocess.run(["cp", "-a", "--parents", f"--sparse={sparse}", *names, root], cwd=first, check=True)
-    return not differs
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder
+        # A daemon's temporary file may go while it is copied; then it is copied again.
+        copy = ["cp", "-a", "--sparse=auto", "--no-target-directory", root, folder]
+        wait_for(lambda: subprocess.run(copy, check=False).returncode == 0, what="a copy of the Sparks' files")
+        taken = survey(root)
+        # Only the copy tells what was copied, and only the file itself whether it takes its room.
+        self.rows = {name: (*row[:3], taken[name][3]) if row[3:] else row for name, row in survey(folder).items()}
+
+    def put_back(self) -> bool:
+        """Make the files again what they were; True once there is nothing to do.
+
+        The hosts' daemons clear up at the same time, so what was seen may be gone.
+        """
+        root, rows, now = self.root, self.rows, survey(self.root)
+        differs = {name for name in now.keys() | rows.keys() if now.get(name) != rows.get(name)}
+        for name in sorted(differs & now.keys(), reverse=True):
+            there, here = rows.get(name), root / name
+            if not stat.S_ISDIR(now[name][0]):
+                here.unlink(missing_ok=True)
+            elif there is None or not stat.S_ISDIR(there[0]):
+                shutil.rmtree(here, ignore_errors=True)
+        files = {"never": [], "auto": []}
+        for name in sorted(differs & rows.keys()):
+            row = rows[name]
+            if stat.S_ISDIR(row[0]):
+                (root / name).mkdir(exist_ok=True)
+                (root / name).chmod(stat.S_IMODE(row[0]))
+            else:
+                files["never" if stat.S_ISREG(row[0]) and row[3] else "auto"].append(name)
+        for sparse, names in files.items():
+            if names:
+                subprocess.run(
+                    ["cp", "-a", "--parents", f"--sparse={sparse}", *names, root], cwd=self.folder, check=True
+                )
+        return not differs

@@ -8,16 +8,16 @@ from tests.support import Server
 
 
 @pytest.fixture
-def cluster(simulation, tmp_path):
-    """Two simulated Sparks with nothing running on them and models that load in half a second."""
-    with simulation.lent(tmp_path) as lent:
+def cluster(request, simulation, tmp_path):
+    """Two simulated Sparks and models that load in half a second; nothing runs, or demo-small (mark: serving)."""
+    with simulation.lent(tmp_path, serving=serving(request)) as lent:
         yield lent
 
 
 @pytest.fixture(scope="module")
-def shared_cluster(simulation, tmp_path_factory):
+def shared_cluster(request, simulation, tmp_path_factory):
     """The same for a whole file, whose tests put back what they change. The file is one xdist_group."""
-    with simulation.lent(tmp_path_factory.mktemp("shared")) as lent:
+    with simulation.lent(tmp_path_factory.mktemp("shared"), serving=serving(request)) as lent:
         yield lent
 
 
@@ -27,3 +27,8 @@ def shared_server(shared_cluster):
     made = Server(shared_cluster)
     yield made
     made.stop()
+
+
+def serving(request) -> bool:
+    """Whether the test or the file wants demo-small to serve."""
+    return request.node.get_closest_marker("serving") is not None

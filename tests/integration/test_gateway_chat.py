@@ -24,7 +24,7 @@ TOOL = {
 }
 
 
-pytestmark = pytest.mark.xdist_group("gateway_chat")
+pytestmark = [pytest.mark.xdist_group("gateway_chat"), pytest.mark.serving]
 
 
 @pytest.fixture(scope="module")

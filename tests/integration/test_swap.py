@@ -6,6 +6,8 @@ import json
 import threading
 import urllib.request
 
+import pytest
+
 from tests.support import wait_for
 
 
@@ -22,8 +24,8 @@ def test_a_swap_serves_and_the_second_run_changes_nothing(cluster):
     assert again.result["serving"]["since"] == first.result["serving"]["since"]
 
 
+@pytest.mark.serving
 def test_a_preview_is_honest_and_changes_nothing(cluster):
-    cluster.swap("demo-small")
     before = cluster.host("spark1", "docker", "inspect", "vllm_node").stdout
     preview = cluster.swap("demo-pair", "--check", "--diff")
     assert preview.code == 0, preview.output
@@ -66,8 +68,8 @@ def test_the_old_log_is_kept_and_the_old_memory_is_back(cluster):
     assert cluster.run("stop_model").result["outcome"] == "unchanged"
 
 
+@pytest.mark.serving
 def test_a_server_that_died_in_a_running_container_is_started_again(cluster):
-    cluster.swap("demo-small")
     top = cluster.host("spark1", "docker", "top", "vllm_node", "-eo", "pid,args").stdout
     pids = [line.split()[0] for line in top.splitlines()[1:] if "vllm serve" in line or "vllm" in line.split()[1:3]]
     assert pids, top
@@ -95,8 +97,8 @@ def test_containers_of_other_names_are_left_alone(cluster):
     assert sorted(cluster.containers("spark1")) == ["my-vllm_node", "vllm_node2"]
 
 
+@pytest.mark.serving
 def test_requests_in_flight_finish_before_their_model_goes(cluster):
-    cluster.swap("demo-small")
     body = {"model": "demo-small", "stream": True, "max_tokens": 120, "messages": [{"role": "user", "content": "Tell"}]}
     request = urllib.request.Request(
         f"http://{cluster.network}.11:8888/v1/chat/completions",
