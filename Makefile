@@ -1,4 +1,4 @@
-# Spark Control: `make demo` shows it, `make test` proves it.
+# Spark Control: `make demo` shows it, `make test` and `make lab-test` prove it.
 
 # The first Python that is new enough; a pyenv shim that only explains itself does not count.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -7,7 +7,7 @@ PORT ?= 9999
 DEMO_LOAD_SECONDS ?= 6
 VENV := .venv
 
-.PHONY: demo install test bench lint clean lab lab-down lab-test molecule
+.PHONY: demo install test fuzz bench lint clean lab lab-down lab-test molecule
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml
@@ -33,10 +33,14 @@ install: $(VENV)/ready
 demo: $(VENV)/ready-demo
 	@PORT=$(PORT) DEMO_LOAD_SECONDS=$(DEMO_LOAD_SECONDS) exec roles/demo_spark/files/demo.sh
 
+# Unit, integration and browser tests: no docker, no root.
 test: $(VENV)/ready-test
-	@tests/need-debian.sh chromium rsync
+	@tests/need-debian.sh chromium-headless-shell rsync
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not lab' $(PYTEST_ARGS)
-	@$(MAKE) --no-print-directory lab-test
+
+# The properties once more, each with a thousand new examples.
+fuzz: $(VENV)/ready-test
+	@$(VENV)/bin/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
 # A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.
 lab: $(VENV)/ready-test
@@ -56,7 +60,9 @@ bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
 
 lint: $(VENV)/ready-test
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/ansible-lint
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ansible-playbook --syntax-check -i inventory/demo playbooks/*.yml >/dev/null
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint --offline -q
 
 clean:
 	@rm -rf $(VENV) var .pytest_cache .ruff_cache *.egg-info

@@ -23,13 +23,12 @@ MODEL = "org/model-1"
 EVENT = b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n'
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"details":{"a":1}}}\n\n'
 DONE = b"data: [DONE]\n\n"
-# What serve.py runs, without the looks at Sparks that aren't there, and with the bare relay under /relay.
+# What serve.py runs, without looks at Sparks that aren't there, and with the bare relay under /relay.
 PROGRAM = """
 import sys, webui.app
-from webui import serve, watch
+from webui import serve
 from webui.gateway.relay import relay, takes, the
 port, state, inventory, token = sys.argv[1:]
-watch.Cluster._probe = lambda self, facts: None
 made = webui.app.create_app
 
 def create_app(config=None):
@@ -40,7 +39,7 @@ def create_app(config=None):
     return app
 
 webui.app.create_app = create_app
-serve.main("127.0.0.1", int(port), state, config={"INVENTORY": inventory, "TOKEN_FILE": token or None})
+serve.main("127.0.0.1", int(port), state, config={"INVENTORY": inventory, "TOKEN_FILE": token or None, "LOOKS": False})
 """
 
 

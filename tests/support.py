@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -36,10 +37,14 @@ class Run:
 
 @dataclass
 class Cluster:
-    """Two simulated Sparks below `root`, at `network`.11 and .12."""
+    """Two simulated Sparks below `root`, at `network`.11 and .12; `state` is the controller's folder."""
 
     root: Path
     network: str
+    state: Path = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        self.state = self.state or self.root.parent / "state"
 
     @property
     def head(self) -> str:
@@ -56,7 +61,7 @@ class Cluster:
             "ANSIBLE_INVENTORY": str(PROJECT / "inventory/demo"),
             "SPARK_DEMO_ROOT": str(self.root),
             "SPARK_DEMO_NETWORK": self.network,
-            "SPARK_CONTROL_STATE": str(self.root.parent / "state"),
+            "SPARK_CONTROL_STATE": str(self.state),
         }
 
     def start(self, playbook: str, *arguments: str, **variables) -> subprocess.Popen:
@@ -135,6 +140,10 @@ class Cluster:
         for file in files:
             file.write_text(json.dumps({"behaviour": behaviour, "load_seconds": load_seconds}))
 
+    def load_seconds(self, seconds: float) -> None:
+        """Have every simulated model that says nothing else take that long to load."""
+        (self.root / "demo.json").write_text(json.dumps({"load_seconds": seconds}))
+
     def free_gb(self, host: str) -> int:
         """Memory available on a simulated Spark, in whole GiB."""
         text = (self.root / host / "proc/meminfo").read_text()
@@ -171,13 +180,16 @@ def run_async(coroutine):
         return pool.submit(asyncio.run, coroutine).result()
 
 
-def wait_for(condition, seconds: float = 60, what: str = "it"):
-    """Wait for a condition to be true and return its value; fail the test with `what` after `seconds`."""
+def wait_for(condition, seconds: float = 60, what: str = ""):
+    """Wait for a condition to be true and return its value; after `seconds` fail the test and say what did not happen.
+
+    Without `what` the condition's own line of source is told.
+    """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {seconds} s")
-        time.sleep(0.05)
+            pytest.fail(f"{what or inspect.getsource(condition).strip()} did not happen within {seconds} s")
+        time.sleep(0.02)
     return value
 
 

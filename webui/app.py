@@ -48,7 +48,7 @@ def create_app(config=None):
 
     config (all optional, environment in brackets): STATE_DIR [SPARK_CONTROL_STATE, var/], PROJECT_DIR (this
     repository), INVENTORY [ANSIBLE_INVENTORY], HOSTS [SPARK_CONTROL_HOSTS, comma-separated names that the page is
-    reached by], TOKEN_FILE [SPARK_CONTROL_TOKEN_FILE], STREAM_LIMIT.
+    reached by], TOKEN_FILE [SPARK_CONTROL_TOKEN_FILE], STREAM_LIMIT, LOOKS (False: no probe.yml, for a gateway alone).
     Nothing runs in the background until app.extensions["cluster"].start() or the first open stream.
     """
     app = Flask(__name__, static_folder=None)
@@ -60,6 +60,7 @@ def create_app(config=None):
         HOSTS=os.environ.get("SPARK_CONTROL_HOSTS", ""),
         TOKEN_FILE=os.environ.get("SPARK_CONTROL_TOKEN_FILE"),
         STREAM_LIMIT=128,
+        LOOKS=True,
         MAX_CONTENT_LENGTH=64_000,
         MAX_FORM_MEMORY_SIZE=64_000,
     )
@@ -69,7 +70,7 @@ def create_app(config=None):
     app.config["TOKEN"] = read_token(app.config["TOKEN_FILE"])
 
     store = JobStore(Path(app.config["STATE_DIR"]), Path(app.config["PROJECT_DIR"]))
-    cluster = Cluster(store, project_dir=Path(app.config["PROJECT_DIR"]), inventory=app.config["INVENTORY"])
+    cluster = Cluster(store, Path(app.config["PROJECT_DIR"]), app.config["INVENTORY"], app.config["LOOKS"])
     app.extensions.update(jobs=store, cluster=cluster)
 
     _guard(app)

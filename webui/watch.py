@@ -176,8 +176,8 @@ class Cluster:
     PROBE_EVERY = 180
     PROBE_OLD = 120
 
-    def __init__(self, store, project_dir, inventory=None):
-        self.store, self.project_dir = store, Path(project_dir)
+    def __init__(self, store, project_dir, inventory=None, looks=True):
+        self.store, self.project_dir, self.looks = store, Path(project_dir), looks
         self.sources = self._sources(inventory)
         self.ledger, self.live = Ledger(store), LivePoller()
         self.listeners = []  # called with the Facts after each tick
@@ -347,7 +347,7 @@ class Cluster:
             or (age > self.PROBE_OLD and not self._probe_started)
             or (age > self.PROBE_EVERY and self._watchers)
         )
-        if due and not facts.inventory.error:
+        if due and self.looks and not facts.inventory.error:
             self._asked, self._probe_started, self._recipes = False, time.time(), recipes
             self._probe_job = self.store.start("probe", {}, background=True, asked_by="page").id
 

@@ -1,4 +1,4 @@
-"""The sentence of a playbook's `result` as the last line on the terminal; where it lies, it loads unconfigured."""
+"""The sentence of a playbook's `result` as the last line on the terminal; beside playbooks it loads unconfigured."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from playwright.sync_api import expect
 
+pytestmark = pytest.mark.xdist_group("browser_models")
 SECOND = 1000
 SLOW = 120 * SECOND
 

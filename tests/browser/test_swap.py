@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.support import wait_for
 
+pytestmark = pytest.mark.xdist_group("browser_swap")
 SECOND = 1000
 QWEN, GEMMA = "qwen3.6-35b-a3b", "gemma-4-26b-a4b"
 

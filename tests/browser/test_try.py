@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from tests.support import wait_for
 
+pytestmark = pytest.mark.xdist_group("browser_try")
 SECOND = 1000
 SLOW = 120 * SECOND
 

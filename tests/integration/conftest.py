@@ -1,24 +1,34 @@
-"""Each test gets two simulated Sparks of its own."""
+"""Each test gets the worker's two simulated Sparks as they were laid, or shares them with its file."""
 
 from __future__ import annotations
 
-import itertools
-import os
-
 import pytest
 
-from tests.support import Cluster
-
-_clusters = itertools.count(1)
+from tests.support import Server
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """Two fresh simulated Sparks with models that load in half a second; everything is taken down afterwards."""
-    # Loopback has 16 million addresses: a network for each process and test keeps their ports apart.
-    made = Cluster(tmp_path / "demo", f"127.{64 + os.getpid() % 128}.{next(_clusters) % 250}")
-    laid = made.run("demo", demo_spark_load_seconds=0.5)
-    assert laid.code == 0, laid.output
+def cluster(request, simulation, tmp_path):
+    """Two simulated Sparks and models that load in half a second; nothing runs, or demo-small (mark: serving)."""
+    with simulation.lent(tmp_path, serving=serving(request)) as lent:
+        yield lent
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(request, simulation, tmp_path_factory):
+    """The same for a whole file, whose tests put back what they change. The file is one xdist_group."""
+    with simulation.lent(tmp_path_factory.mktemp("shared"), serving=serving(request)) as lent:
+        yield lent
+
+
+@pytest.fixture(scope="module")
+def shared_server(shared_cluster):
+    """`spark-control serve` in front of them for a whole file."""
+    made = Server(shared_cluster)
     yield made
-    gone = made.run("demo", demo_spark_state="absent")
-    assert gone.code == 0, gone.output
+    made.stop()
+
+
+def serving(request) -> bool:
+    """Whether the test or the file wants demo-small to serve."""
+    return request.node.get_closest_marker("serving") is not None

@@ -2,9 +2,9 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
+from tests.support import wait_for
 from webui.jobs import Job, JobStore
 
 FILES = {
@@ -153,18 +153,9 @@ def lay(folder: Path) -> JobStore:
     return JobStore(folder / "state", folder / "project")
 
 
-def until(condition, seconds: float = 20.0):
-    """Wait for what another process does; returns what `condition` returned. Raises after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
 def ended(job: Job, seconds: float = 30.0) -> Job:
     """Wait until a job has come to its end."""
-    until(lambda: job.finished, seconds)
+    wait_for(lambda: job.finished, seconds, f"the end of {job.id}")
     return job
 
 

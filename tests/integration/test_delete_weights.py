@@ -58,7 +58,7 @@ def test_a_model_goes_from_every_spark_at_once(cluster):
     for host in ("spark1", "spark2"):
         model(home(cluster, host), "org/tuned", WHOLE, shared=True)
         model(home(cluster, host), "org/other", {"config.json": "{}"}, shared=True)
-    card = cluster.root.parent / "recipes/tuned.yaml"
+    card = cluster.state.parent / "recipes/tuned.yaml"
     card.parent.mkdir()
     card.write_text(inferred("tuned", "org/tuned"))
     mine = card.with_name("mine.yaml")

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import types
 import urllib.request
 
@@ -24,12 +23,19 @@ from tests.support import Server, run_async, wait_for
 TEXTS = ["The cat sleeps on the mat.", "Stocks fell on Monday.", "A sleeping cat."]
 
 
-@pytest.fixture
-def server(cluster):
+pytestmark = pytest.mark.xdist_group("gateway_embeddings")
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_cluster):
+    """The Sparks, for all of these tests."""
+    return shared_cluster
+
+
+@pytest.fixture(scope="module")
+def server(shared_server):
     """`spark-control serve` in front of the demo."""
-    made = Server(cluster)
-    yield made
-    made.stop()
+    return shared_server
 
 
 def test_openais_client_embeds_as_it_is(server):
@@ -172,13 +178,9 @@ def test_every_example_of_the_document_runs_and_answers_what_it_shows(server, tm
         run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert run.returncode == 0, f"{code}\n{run.stdout}\n{run.stderr}"
         said, ran = run.stdout, ran + 1
-        while (
-            '"state":"waiting"' in said
-            and server.ask("GET", json.loads(said.splitlines()[-1])["url"])[1]["percent"] < 100
-        ):
-            time.sleep(0.1)
-            if time.monotonic() > 1e18:
-                break
+        if '"state":"waiting"' in said:
+            ingest = json.loads(said.splitlines()[-1])["url"]
+            wait_for(lambda url=ingest: server.ask("GET", url)[1]["percent"] == 100, what="the end of the ingest")
     assert ran >= 10
 
 

@@ -9,15 +9,18 @@ import urllib.request
 
 import pytest
 
-from tests.support import Server, wait_for
+from tests.support import wait_for
+
+pytestmark = pytest.mark.xdist_group("gateway_search")
 
 
 @pytest.fixture
-def server(cluster):
-    """`spark-control serve` in front of the demo."""
-    made = Server(cluster)
-    yield made
-    made.stop()
+def server(shared_server):
+    """`spark-control serve` in front of the demo, without a collection."""
+    yield shared_server
+    for made in shared_server.ask("GET", "/api/collections")[1]["collections"]:
+        gone = shared_server.ask("DELETE", f"/api/collections/{made['name']}?confirm={made['name']}")
+        assert gone[0] < 300, gone
 
 
 def put_lines(server, name, count):

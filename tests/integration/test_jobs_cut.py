@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.jobs_project import ended, job_file, lay, until
+from tests.integration.jobs_project import ended, job_file, lay
+from tests.support import wait_for
 from webui import cores
 from webui.jobs import processes
 from webui.jobs.events import TIDY
@@ -30,7 +31,7 @@ def of(store, job):
 def test_cancel_in_mid_task_ends_every_process_and_tidies_up(store, tmp_path):
     gate = tmp_path / "gate"
     job = store.start("long", {"gate": str(gate)})
-    until((tmp_path / "gate.waiting").exists)
+    wait_for((tmp_path / "gate.waiting").exists)
     assert len(of(store, job)) >= 3  # ansible-playbook, its worker, the task's shell
     assert store.cancel(job.id, by="api")
     assert job.status in ("cancelling", "cancelled")
@@ -61,7 +62,7 @@ def test_a_job_may_use_every_core_of_a_server_that_keeps_to_one(store, tmp_path)
 
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(asked).result()
-    until((tmp_path / "gate.waiting").exists)
+    wait_for((tmp_path / "gate.waiting").exists)
     assert all(os.sched_getaffinity(pid) == every for pid in of(store, job))
     store.cancel(job.id)
     ended(job)
@@ -79,7 +80,7 @@ def test_cancel_while_starting(store, tmp_path):
 
 def test_cancel_before_the_first_event(store, tmp_path):
     job = store.start("long", {"gate": str(tmp_path / "gate")})
-    until(lambda: of(store, job))
+    wait_for(lambda: of(store, job))
     store.cancel(job.id)
     assert ended(job).status == "cancelled"
     assert of(store, job) == []
@@ -88,8 +89,8 @@ def test_cancel_before_the_first_event(store, tmp_path):
 def test_without_a_tidying_playbook_the_message_names_the_task(store, tmp_path):
     (store.project / "playbooks/tidy_long.yml").unlink()
     job = store.start("long", {"gate": str(tmp_path / "gate")})
-    until((tmp_path / "gate.waiting").exists)
-    until(lambda: job.view().current_task)
+    wait_for((tmp_path / "gate.waiting").exists)
+    wait_for(lambda: job.view().current_task)
     store.cancel(job.id)
     ended(job)
     assert job.result["message"].startswith("Cancelled at “Wait for the gate”.")
@@ -97,10 +98,10 @@ def test_without_a_tidying_playbook_the_message_names_the_task(store, tmp_path):
 
 def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_up(store, tmp_path):
     job = store.start("long", {"gate": str(tmp_path / "gate")})
-    until((tmp_path / "gate.waiting").exists)
-    until(lambda: job.view().current_task)
+    wait_for((tmp_path / "gate.waiting").exists)
+    wait_for(lambda: job.view().current_task)
     os.kill(job_file(job)["pid"], signal.SIGKILL)
-    until(lambda: job.finished)
+    wait_for(lambda: job.finished)
     assert job.status == "interrupted"
     message = "The run was cut off at “Wait for the gate”. Run it again: it takes up whatever is there."
     assert job.result["message"] == message
@@ -121,7 +122,7 @@ def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_u
 def test_a_running_jobs_processes_are_left_alone_by_others(store, tmp_path):
     gate = tmp_path / "gate"
     job = store.start("long", {"gate": str(gate)})
-    until((tmp_path / "gate.waiting").exists)
+    wait_for((tmp_path / "gate.waiting").exists)
     assert ended(store.start("empty", {})).status == "successful"
     gate.touch()
     assert ended(job).status == "successful"
@@ -132,14 +133,14 @@ def in_terminal(store, tmp_path):
     command = [sys.executable, "-m", "webui.cli", "run", "long", "-e", f"gate={tmp_path / 'gate'}"]
     env = {**os.environ, "SPARK_CONTROL_STATE": str(store.state), "SPARK_CONTROL_PROJECT": str(store.project)}
     run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    until((tmp_path / "gate.waiting").exists)
+    wait_for((tmp_path / "gate.waiting").exists)
     return run
 
 
 def test_a_second_ctrl_c_waits_for_nothing(store, tmp_path):
     run = in_terminal(store, tmp_path)
     os.killpg(run.pid, signal.SIGINT)
-    until((store.list()[0].dir / "cancel").exists)
+    wait_for((store.list()[0].dir / "cancel").exists)
     os.killpg(run.pid, signal.SIGINT)
     output, _ = run.communicate(timeout=10)
     assert run.returncode == 1

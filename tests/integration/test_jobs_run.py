@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.integration.jobs_project import command_lines, ended, job_file, lay, until, whole
+from tests.integration.jobs_project import command_lines, ended, job_file, lay, whole
+from tests.support import wait_for
 from webui.jobs import InvalidVariables, JobRunning, JobStore, UnknownOperation
 from webui.jobs.events import TIDY
 
@@ -179,7 +180,7 @@ def test_a_job_outlives_the_web_server(store, tmp_path):
     )
     web = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     job = store.get(web.stdout.readline().strip())
-    until((tmp_path / "gate.waiting").exists)
+    wait_for((tmp_path / "gate.waiting").exists)
     web.kill()
     web.wait()
     assert store.reconcile() == []

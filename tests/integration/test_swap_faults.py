@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 
 import pytest
 
@@ -23,8 +21,8 @@ def assert_refused(cluster, run, reason: str, *words: str) -> None:
     assert not (cluster.root / "spark1/home/.spark-control/lease.json").exists()
 
 
+@pytest.mark.serving
 def test_what_is_found_before_anything_stops_leaves_the_old_model_alone(cluster):
-    assert cluster.swap("demo-small").code == 0
     assert_refused(cluster, cluster.swap("demo-smal"), "unknown_model", "demo-small")
     cluster.recipe(
         "demo-broken",
@@ -90,8 +88,8 @@ def test_too_little_memory_shows_both_sides(cluster):
         ("demo-mute", "not_answering", "it came up and gave no answer within 5 s", "Application startup complete"),
     ],
 )
+@pytest.mark.serving
 def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, words, log):
-    assert cluster.swap("demo-small").code == 0
     failed = cluster.swap(model)
     assert failed.code != 0
     assert (failed.result["outcome"], failed.result["reason"]) == ("rolled back", reason), failed.output
@@ -103,8 +101,8 @@ def test_a_model_that_fails_is_replaced_by_the_old_one(cluster, model, reason, w
     assert cluster.swap("demo-small").result["outcome"] == "unchanged"
 
 
+@pytest.mark.serving
 def test_a_failed_rollback_is_said_plainly_and_the_next_swap_works(cluster):
-    assert cluster.swap("demo-small").code == 0
     cluster.behave("demo/second", "crash")
     failed = cluster.swap("demo-crash")
     assert failed.code != 0
@@ -139,8 +137,8 @@ def test_memory_that_never_comes_back(cluster):
     assert cluster.swap("demo-small").code == 0
 
 
+@pytest.mark.serving
 def test_a_container_that_will_not_go(cluster):
-    assert cluster.swap("demo-small").code == 0
     stuck = cluster.fault("spark1", "rm-refuses")
     failed = cluster.swap("demo-pair")
     assert failed.code != 0
@@ -190,8 +188,8 @@ def test_two_swaps_at_once_from_two_laptops(cluster):
     assert cluster.models() == [won.result["serving"]["served_name"]]
 
 
+@pytest.mark.serving
 def test_a_lease_of_somebody_else_stops_a_swap_unless_forced(cluster):
-    assert cluster.swap("demo-small").code == 0
     taken = cluster.run("gpu_lease", holder="ComfyUI", purpose="a film", seconds=600, token_hash="ab" * 32)
     assert taken.code == 0, taken.output
     refused = cluster.swap("demo-pair")
@@ -215,9 +213,9 @@ def assert_refused_by_lease(run) -> None:
     assert "The GPUs are reserved by ComfyUI for a film, for another 10 min." in run.result["message"]
 
 
+@pytest.mark.serving
 def test_a_run_that_was_killed_does_not_stop_the_next(cluster):
     """As on a laptop that is shut: ansible-playbook is gone in mid-swap, with its lease left behind."""
-    assert cluster.swap("demo-small").code == 0
     cluster.behave("demo/loads-slowly", "ok", load_seconds=30)
     killed = cluster.start("swap", model="demo-slow")
     lease = cluster.root / "spark1/home/.spark-control/lease.json"
@@ -245,10 +243,7 @@ def test_the_january_launcher_is_driven_rightly(cluster):
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers(cluster):
-    """No test may leave a process of its cluster behind once it is taken down."""
+def _no_leftovers(cluster, simulation):
+    """No test may leave a process behind but those of containers, which go with their Spark."""
     yield
-    cluster.run("demo", demo_spark_state="stopped")
-    found = subprocess.run(["pgrep", "-f", str(cluster.root)], capture_output=True, text=True, check=False)
-    assert found.stdout == "", found.stdout
-    shutil.rmtree(cluster.root / "spark1/docker", ignore_errors=True)
+    wait_for(lambda: not simulation.outside_containers(), what="the end of every process outside of containers")

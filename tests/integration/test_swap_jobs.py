@@ -143,10 +143,10 @@ PHASES = [
 
 
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.serving
 def test_cancel_in_every_phase(cluster, store, phase, monkeypatch):
     for key, value in cluster.environment.items():
         monkeypatch.setenv(key, value)
-    assert cluster.swap("demo-small").code == 0
     cluster.behave("demo/loads-slowly", "ok", load_seconds=30)
     job = store.start("swap", {"model": "demo-slow"})
     for event in job.follow():

@@ -7,12 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.unit.test_web_support import outcome, probe
+from tests.unit.web_project import outcome, probe
 from webui.cluster import read_inventory
 from webui.jobs import JobStore
 from webui.watch import Cluster, LivePoller
-
-pytest_plugins = ["tests.unit.test_web_support"]
 
 
 def read(tmp_path, text):

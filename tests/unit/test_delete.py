@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_docker, spark_remove
 from ansible_collections.spark.control.plugins.modules import weights_delete
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, room, share_blob
@@ -147,7 +147,6 @@ SHARDS = st.lists(st.sampled_from(CONTENTS), max_size=4)
 REPOS = ["org/a", "org/b", "org/a-2", "orga/b", "b/org", "org/a.b"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(REPOS), st.tuples(SHARDS, st.booleans(), st.booleans()), min_size=1),
     st.sampled_from(REPOS),

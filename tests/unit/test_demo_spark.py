@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import wait_for
+
 PROJECT = Path(__file__).resolve().parents[2]
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 LOAD_SECONDS = 0.6
@@ -93,7 +95,7 @@ class Demo:
             return 0, ""
 
     def up(self):
-        until(lambda: self.http("/health")[0] == 200, "the model serves")
+        wait_for(lambda: self.http("/health")[0] == 200, what="the model serves")
 
     def log(self, host="spark1"):
         return self.docker("logs", "vllm_node", host=host).stdout
@@ -120,14 +122,6 @@ class Demo:
                 fault.unlink()
             for name in self.docker("ps", "-aq", host=host).stdout.split():
                 self.docker("rm", "-f", name, host=host)
-
-
-def until(true, what, seconds=20):
-    """Wait for an event, at most that long."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def holders(folder):
@@ -295,9 +289,9 @@ def test_malformed_tools_and_responses_that_are_kept(demo):
     assert (queued["status"], queued["output"]) == ("queued", [])
     assert respond(f"/{queued['id']}/cancel", id=queued["id"])["status"] == "cancelled"
     assert respond(f"/{queued['id']}")["status"] == "cancelled"
-    until(lambda: 'running{engine="0",model_name="m"} 0.0' in demo.http("/metrics")[1], "nobody works on it")
+    wait_for(lambda: 'running{engine="0",model_name="m"} 0.0' in demo.http("/metrics")[1], what="nobody works on it")
     short = respond(input="Hello", background=True)
-    until(lambda: respond(f"/{short['id']}")["status"] == "completed", "the answer")
+    wait_for(lambda: respond(f"/{short['id']}")["status"] == "completed", what="the answer")
 
 
 HOSTILE = [
@@ -316,7 +310,7 @@ HOSTILE = [
 
 def test_hostile_arguments_arrive_literally(demo):
     demo.serve("demo/second", "--gpu-memory-utilization", "0.3", "--hf-overrides", *HOSTILE)
-    until(lambda: (demo.root / "spark1/argv.json").exists() and demo.argv()[-1] == "'", "argv is recorded")
+    wait_for(lambda: (demo.root / "spark1/argv.json").exists() and demo.argv()[-1] == "'", what="argv is recorded")
     assert demo.argv()[-len(HOSTILE) :] == HOSTILE
 
 
@@ -343,7 +337,7 @@ def test_a_container_survives_its_caller(demo):
     caller = subprocess.Popen(
         ["bash", "-c", word], env=demo.environment(), start_new_session=True, stdout=subprocess.DEVNULL
     )
-    until(lambda: "sleep 600" in demo.docker("top", "kept", "-eo", "pid,args").stdout, "the exec runs")
+    wait_for(lambda: "sleep 600" in demo.docker("top", "kept", "-eo", "pid,args").stdout, what="the exec runs")
     os.killpg(caller.pid, signal.SIGKILL)
     caller.wait()
     assert "sleep 600" in demo.docker("top", "kept", "-eo", "pid,args").stdout
@@ -361,11 +355,11 @@ def test_stop_burns_its_grace(demo):
 def test_a_crash_leaves_the_container_up_and_gives_the_memory_back(demo):
     free = demo.available()
     demo.serve("demo/crashes-half-way")
-    until(lambda: "Engine core initialization failed" in demo.log(), "the crash")
-    until(lambda: "vllm serve" not in demo.docker("top", "vllm_node").stdout, "the server is gone")
+    wait_for(lambda: "Engine core initialization failed" in demo.log(), what="the crash")
+    wait_for(lambda: "vllm serve" not in demo.docker("top", "vllm_node").stdout, what="the server is gone")
     assert demo.docker("ps", "--format", "{{.Names}}").stdout == "vllm_node\n"
     assert "torch.OutOfMemoryError" in demo.log()
-    until(lambda: demo.available() == free, "the memory is back")
+    wait_for(lambda: demo.available() == free, what="the memory is back")
 
 
 def test_memory_comes_back_however_a_server_ends(demo):
@@ -374,12 +368,12 @@ def test_memory_comes_back_however_a_server_ends(demo):
     demo.up()
     smi = demo.run("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits").stdout
     os.kill(int(smi.split(",")[0]), signal.SIGKILL)
-    until(lambda: demo.available() == free, "the memory is back", 5)
+    wait_for(lambda: demo.available() == free, what="the memory is back", seconds=5)
 
 
 def test_too_little_memory_is_vllms_own_error(demo):
     demo.serve("demo/second", "--gpu-memory-utilization", "0.99")
-    until(lambda: "is less than desired GPU memory utilization (0.99, " in demo.log(), "the error")
+    wait_for(lambda: "is less than desired GPU memory utilization (0.99, " in demo.log(), what="the error")
 
 
 def test_a_leak_stays_until_it_is_cleared(demo):
@@ -388,10 +382,10 @@ def test_a_leak_stays_until_it_is_cleared(demo):
     demo.up()
     demo.docker("rm", "-f", "vllm_node")
     leaked = demo.root / "spark1/faults/leaked"
-    until(leaked.exists, "the leak is noted")
+    wait_for(leaked.exists, what="the leak is noted")
     assert demo.available() < free - 50 * GIB
     leaked.unlink()
-    until(lambda: demo.available() == free, "the memory is back", 5)
+    wait_for(lambda: demo.available() == free, what="the memory is back", seconds=5)
 
 
 def test_a_mute_model_is_healthy_and_never_answers(demo):
@@ -404,7 +398,7 @@ def test_a_mute_model_is_healthy_and_never_answers(demo):
 
 def test_weights_that_are_not_there(demo):
     demo.serve("demo/nowhere")
-    until(lambda: "couldn't find them in the cached files" in demo.log(), "the error")
+    wait_for(lambda: "couldn't find them in the cached files" in demo.log(), what="the error")
 
 
 def test_two_nodes_serve_together_and_fall_together(demo):
@@ -423,13 +417,13 @@ def test_two_nodes_serve_together_and_fall_together(demo):
     ]
     assert demo.available("spark2") < 70 * GIB
     demo.docker("rm", "-f", "vllm_node", host="spark2")
-    until(lambda: demo.http("/health")[0] == 0, "the head follows its worker")
+    wait_for(lambda: demo.http("/health")[0] == 0, what="the head follows its worker")
 
 
 def test_a_worker_without_weights_says_so(demo):
     nodes = ("-n", f"{demo.network}.11,{demo.network}.12")
     demo.serve("demo/only-on-spark1", "-tp", "2", "--gpu-memory-utilization", "0.5", launcher=nodes)
-    until(lambda: "OSError" in demo.log("spark2"), "the worker's error")
+    wait_for(lambda: "OSError" in demo.log("spark2"), what="the worker's error")
 
 
 def test_a_launch_script_runs_as_written(demo, tmp_path):
@@ -439,7 +433,7 @@ def test_a_launch_script_runs_as_written(demo, tmp_path):
         'vllm serve demo/second --served-model-name "$NAME" \\\n  --gpu-memory-utilization 0.3\n'
     )
     assert demo.launch("--solo", "-d", "--launch-script", script).returncode == 0
-    until(lambda: (demo.root / "spark1/argv.json").exists() and "two words" in demo.argv(), "the script ran")
+    wait_for(lambda: (demo.root / "spark1/argv.json").exists() and "two words" in demo.argv(), what="the script ran")
 
 
 def test_an_existing_container_skips_the_launch(demo):
@@ -523,7 +517,7 @@ def test_a_root_that_the_other_host_is_just_making_is_waited_for(tmp_path):
         (root / ".spark-demo.new").write_text("The simulated Sparks")
         with ThreadPoolExecutor(1) as pool:
             laid = pool.submit(demo.playbook)
-            until(lambda: len(holders(root) - {os.getpid()}) == 2, "both hosts wait")
+            wait_for(lambda: len(holders(root) - {os.getpid()}) == 2, what="both hosts wait")
             (root / ".spark-demo.new").rename(root / ".spark-demo")
             fcntl.flock(other, fcntl.LOCK_UN)
             assert laid.result() == (2, 0)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 from ansible_collections.spark.control.plugins.module_utils import spark_fit, spark_measured, spark_report
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 GIB = 2**30
@@ -191,7 +191,6 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.dictionaries(NAMES, st.one_of(VALUES, st.integers(1, 200_000))),
     st.one_of(VALUES, st.integers(0, 2**45)),

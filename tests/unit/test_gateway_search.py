@@ -8,10 +8,11 @@ import signal
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.embedders import inventory, qdrant, serving
+from tests.support import wait_for
 from webui.app import create_app
 from webui.gateway import chunks, fusion, store
 
@@ -528,11 +529,10 @@ def lines(count, word="number"):
 
 
 def ended(client, url):
-    deadline = time.monotonic() + 30
-    while (note := client.get(url).json)["state"] in ("waiting", "running"):
-        assert time.monotonic() < deadline, note
-        time.sleep(0.05)
-    return note
+    return wait_for(
+        lambda: (note := client.get(url).json)["state"] not in ("waiting", "running") and note,
+        what="the end of the ingest",
+    )
 
 
 def test_a_large_ingest_goes_on_in_the_background_and_tells_how_far_it_is(client):
@@ -573,10 +573,9 @@ def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(po
     url = client.put("/api/collections/notes/documents", data=lines(100), content_type="application/x-ndjson").headers[
         "Location"
     ]
-    deadline = time.monotonic() + 10
-    while not (client.get(url).json["message"] or "").startswith("Waiting"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: (client.get(url).json["message"] or "").startswith("Waiting"), what="waiting for the embedding server"
+    )
     # This server ends, as far as an ingest can tell; another one takes the note up.
     app.extensions["search"].ingests._gone.add(url.rsplit("/", 1)[1])
     app.extensions["search"].close()
@@ -601,7 +600,6 @@ def test_an_ingest_can_be_ended(client, app, tmp_path):
 # --- pure functions
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.text(alphabet="ab .!?\n\u2026x\u00e9", max_size=2000), st.integers(20, 300), st.integers(0, 9))
 def test_chunks_cover_the_text_in_order_and_none_is_too_long(text, size, overlap):
     found = chunks.split(text, size, overlap)
@@ -634,7 +632,6 @@ def test_an_id_tells_the_collection_the_document_the_chunk_and_the_content():
     assert chunks.point_id("a", "d", chunks.Chunk(0, 7, 12, "hello")) in ids  # where it stands is not what it is
 
 
-@settings(deadline=None)
 @given(st.text(max_size=400), st.text(max_size=40), st.integers(1, 100))
 def test_a_snippet_is_a_part_of_the_text_and_its_highlights_are_words_of_the_query(text, query, size):
     made = chunks.snippet(text, query, size)

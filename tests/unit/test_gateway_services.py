@@ -7,13 +7,12 @@ import time
 
 import pytest
 
-from tests.unit.test_web_support import SERVING, outcome
+from tests.support import wait_for
+from tests.unit.web_project import SERVING, outcome
 from webui.cluster import Host, Inventory
 from webui.gateway import services
 from webui.gateway.errors import Refused
 from webui.gateway.relay import LONGEST_RETRY, usage
-
-pytest_plugins = ["tests.unit.test_web_support"]
 
 
 def inventory(**variables) -> Inventory:
@@ -79,9 +78,7 @@ def test_during_a_swap_a_caller_is_told_when_it_is_expected_to_end_and_where_to_
     assert 1 <= int(response.headers["Retry-After"]) <= LONGEST_RETRY
     assert response.headers["X-Request-Id"] == "mine"
     web_project.go.touch()
-    deadline = time.monotonic() + 20
-    while not store.get(job.id).finished and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: store.get(job.id).finished, what="the end of the swap")
     # At once, although the facts that a page is rendered from are half a second old.
     after = client.post("/v1/chat/completions", json=body).json["error"]
     assert after["code"] != "swapping"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ansible_collections.spark.control.plugins.module_utils import spark_infer, spark_recipe, spark_recipe_file
 from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import launcher_exec_args
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 GIB = 2**30
@@ -355,7 +355,6 @@ NAMES = st.one_of(
 PLAIN_WORD = r"[A-Za-z0-9][A-Za-z0-9_./=+@%-]*|--[a-z-]+|/[A-Za-z0-9_./=+@%-]+|\{\"image\": 4\}"
 
 
-@settings(max_examples=400, deadline=None)
 @given(NAMES, FACTS, st.sampled_from(["cache", "local"]), st.one_of(st.integers(0, 2**40), VALUES), st.integers(0, 4))
 def test_whatever_a_model_says_of_itself_the_recipe_loads_and_holds_only_literals(name, shape, kind, size, count):
     said = entry(name, kind=kind, **shape) | {"weights_bytes": size}

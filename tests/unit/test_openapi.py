@@ -16,8 +16,6 @@ from webui.app import create_app
 from webui.gateway.search import bm25
 from webui.jobs import operations
 
-pytest_plugins = ["tests.unit.test_web_support"]
-
 
 @pytest.fixture
 def app(tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([V1, V2]), st.dictionaries(FIELDS, ANYTHING, max_size=4))
 def test_a_recipe_loads_or_is_a_recipe_error_whatever_is_in_it(tmp_path, base, change):
     path = tmp_path / "x.yaml"
@@ -219,7 +219,7 @@ def test_a_recipe_loads_or_is_a_recipe_error_whatever_is_in_it(tmp_path, base, c
     assert entry["error"] is None or "x.yaml: " in entry["error"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.sampled_from("vllm serve {port}{a}'\"\\$`()<>|&;#\n{}[]!~*?="), max_size=40))
 def test_any_command_loads_or_is_a_recipe_error(tmp_path, tail):
     path = tmp_path / "x.yaml"

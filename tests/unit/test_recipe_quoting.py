@@ -124,7 +124,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 SHELLISH = st.text(st.sampled_from("'\"\\$`!*?~{}[]()<>|&;# \n\tax=-%^\x01\x7f"), max_size=10)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT | SHELLISH, min_size=9, max_size=9))
 def test_any_value_arrives_as_one_literal(tmp_path, far_side, values):
     names = {f"v{i}": "x" for i in range(9)}
@@ -136,7 +136,7 @@ def test_any_value_arrives_as_one_literal(tmp_path, far_side, values):
             check(far_side, plan, launcher, values)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT | SHELLISH, min_size=6, max_size=6))
 def test_an_environment_value_is_exported_as_it_is(tmp_path, far_side, values):
     env = {f"T_{i}": f"x y{i}" for i in range(6)}
@@ -154,7 +154,6 @@ WORDS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=250, deadline=None)
 @given(WORDS)
 def test_the_reader_sees_the_words_that_bash_sees(text):
     """A command of literal words becomes an argv without a shell, so it has to be the shell's own reading."""

@@ -9,7 +9,7 @@ import stat
 import pytest
 from ansible_collections.spark.control.plugins.action.recipe_save import save
 from ansible_collections.spark.control.plugins.module_utils import spark_recipe, spark_recipe_file
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -213,7 +213,6 @@ HOSTILE = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

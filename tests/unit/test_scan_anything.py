@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 from ansible_collections.spark.control.plugins.module_utils import spark_cache
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 STATES = {"complete", "downloading", "partial", "metadata only", "dangling"}
@@ -121,7 +121,6 @@ def lay(root: bytes, things: list) -> None:
             continue
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(THING, max_size=30))
 def test_a_scan_never_raises(things):
     home = tempfile.mkdtemp()

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import PROJECT
+from tests.support import wait_for
 
 GB = 1 << 30
 
@@ -103,17 +104,13 @@ def test_a_detached_process_leaves_its_exit_code_and_nothing_of_its_job(tmp_path
     monkeypatch.setenv("SPARK_CONTROL_JOB", "the-job")
     log, code = tmp_path / "log", tmp_path / "exit"
     process = spark_transfer.start_detached(["sh", "-c", "env; exit 7"], str(log), str(code))
-    deadline = time.monotonic() + 20
-    while not code.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(code.exists, what="the exit code")
     assert code.read_text() == "7"
     assert "PATH=" in log.read_text()
     assert "the-job" not in log.read_text()
     assert process["ticks"] is not None
     spark_transfer.start_detached(["/nowhere/at/all"], str(log), str(code))
-    deadline = time.monotonic() + 20
-    while not code.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(code.exists, what="the exit code")
     assert code.read_text() == "127"
 
 

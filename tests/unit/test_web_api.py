@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from tests.unit.test_web_support import GB, SERVING, outcome, probe, spark, wait
-
-pytest_plugins = ["tests.unit.test_web_support"]
+from tests.support import wait_for
+from tests.unit.web_project import GB, SERVING, outcome, probe, spark
 
 
 def lease(seconds=600, ahead=0):
@@ -58,7 +57,7 @@ def test_a_swap_is_accepted_followed_and_ends(web_project):
     assert busy.json["job_id"] == job
     assert busy.json["url"] == f"/jobs/{job}"
     web_project.go.touch()
-    done = wait(lambda: (j := client.get(f"/api/swap/{job}").json)["status"] == "successful" and j)
+    done = wait_for(lambda: (j := client.get(f"/api/swap/{job}").json)["status"] == "successful" and j)
     assert done["result"]["message"] == "Gemma 4 serves."
     assert [task["name"] for task in done["tasks"]] == ["Wait until a file is there"]
     assert client.get("/api/jobs").json["jobs"][0]["job_id"] == job
@@ -159,7 +158,7 @@ def test_a_reservations_token_is_told_once_and_kept_nowhere(web_project):
     answer = client.post("/api/swap/lock", json={"holder": "eval", "purpose": "night", "seconds": 60})
     assert answer.status_code == 202
     token = answer.json["token"]
-    wait(lambda: client.get(f"/api/jobs/{answer.json['job_id']}").json["status"] == "successful")
+    wait_for(lambda: client.get(f"/api/jobs/{answer.json['job_id']}").json["status"] == "successful")
     for file in (web_project.state / "jobs").rglob("*"):
         assert not file.is_file() or token.encode() not in file.read_bytes()
     gone = client.delete("/api/swap/lock", json={"token": token})
@@ -196,7 +195,7 @@ def test_events_are_a_list_or_a_stream_that_resumes(web_project):
     web_project.go.touch()
     client = web_project.client()
     job = client.post("/api/swap", json={"model": "gemma"}).json["job_id"]
-    wait(lambda: client.get(f"/api/jobs/{job}").json["status"] == "successful")
+    wait_for(lambda: client.get(f"/api/jobs/{job}").json["status"] == "successful")
     path = f"/api/jobs/{job}/events"
     listed = client.get(path, headers={"Accept": "application/json"}).json
     assert listed["ended"] is True
@@ -218,7 +217,7 @@ def test_cancel(web_project):
     client = web_project.client()
     job = client.post("/api/swap", json={"model": "gemma"}).json["job_id"]
     assert client.post(f"/api/jobs/{job}/cancel").status_code == 202
-    wait(lambda: client.get(f"/api/jobs/{job}").json["status"] == "cancelled")
+    wait_for(lambda: client.get(f"/api/jobs/{job}").json["status"] == "cancelled")
     assert client.post(f"/api/jobs/{job}/cancel").status_code == 409
 
 

@@ -6,9 +6,6 @@ import pytest
 
 from webui.app import host_allowed, same_origin
 
-pytest_plugins = ["tests.unit.test_web_support"]
-
-
 OURS = """localhost:9999 127.0.0.1 [::1]:9999 192.168.1.5:9999 10.0.0.1 172.20.0.1 100.101.102.103:9999 spark.local:9999
 SPARK.LOCAL 169.254.3.4 [fd00::1] mine.example:9999 fe80.local."""
 OTHERS = r"""evil.example evil.example:9999 8.8.8.8 127.0.0.1.evil.example localhost.evil.example notlocal a@localhost

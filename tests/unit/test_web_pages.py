@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.unit.test_web_support import GB, outcome, probe, spark, wait
+from tests.support import wait_for
+from tests.unit.web_project import GB, outcome, probe, spark
 
-pytest_plugins = ["tests.unit.test_web_support"]
 PAGE = {"Accept": "text/html"}
 FRAGMENT = {"Accept": "text/html", "HX-Request": "true"}
 INLINE = re.compile(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?![^>]*\ssrc=)|hx-on", re.I)
@@ -95,7 +95,7 @@ def test_no_page_has_anything_inline(web_project):
     client = web_project.client()
     ask = client.get("/models/gemma/swap", headers=FRAGMENT)
     check = re.search(r"check=([0-9a-f-]+)", ask.text)[1]
-    wait(lambda: "Checking" not in client.get(f"/models/gemma/swap?check={check}", headers=FRAGMENT).text)
+    wait_for(lambda: "Checking" not in client.get(f"/models/gemma/swap?check={check}", headers=FRAGMENT).text)
     paths = ["/", "/jobs", f"/jobs/{job}", f"/jobs/{job}/cancel", "/nothing", f"/models/gemma/swap?check={check}"]
     for path in paths:
         for headers in (PAGE, FRAGMENT):
@@ -115,7 +115,7 @@ def test_the_question_tells_what_stops_before_it_asks(web_project):
     assert "<dialog" in first.text
     assert "Checking" in text(first)
     check = re.search(r"check=([0-9a-f-]+)", first.text)[1]
-    page = wait(lambda: _settled(client, f"/models/gemma/swap?check={check}"))
+    page = wait_for(lambda: _settled(client, f"/models/gemma/swap?check={check}"))
     told = text(page)
     assert "Qwen3.6 35B on spark1; 1 request in flight" in told
     assert "About 4 s, going by earlier runs." in told
@@ -140,7 +140,7 @@ def test_a_refusal_has_no_button(web_project):
     web_project.gives("swap", refused)
     client = web_project.client()
     check = re.search(r"check=([0-9a-f-]+)", client.get("/models/gemma/swap", headers=FRAGMENT).text)[1]
-    page = wait(lambda: _settled(client, f"/models/gemma/swap?check={check}"))
+    page = wait_for(lambda: _settled(client, f"/models/gemma/swap?check={check}"))
     assert "it needs 96 GB and 71 GB are free." in text(page)
     assert "<button" not in page.text.split("<details")[0]
 
@@ -168,7 +168,7 @@ def test_a_swap_runs_and_its_page_tells_how(web_project):
     busy = client.get("/models/gemma/swap", headers=FRAGMENT)
     assert "is under way" in text(busy)
     web_project.go.touch()
-    page = wait(lambda: (r := client.get(job, headers=PAGE)) and "took" in r.text and r)
+    page = wait_for(lambda: (r := client.get(job, headers=PAGE)) and "took" in r.text and r)
     assert "Gemma 4 26B-A4B serves on spark1." in text(page)
     assert "Wait until a file is there" in text(page)
     assert "sse-connect" not in page.text
@@ -190,7 +190,7 @@ def test_a_running_job_is_cancelled_after_a_question(web_project):
     question = client.get(f"{job}/cancel", headers=FRAGMENT)
     assert "nothing serves until the next swap" in text(question)
     assert client.post(f"{job}/cancel").status_code == 303
-    wait(lambda: "cancelled" in text(client.get(job, headers=PAGE)))
+    wait_for(lambda: "cancelled" in text(client.get(job, headers=PAGE)))
 
 
 def test_a_jobs_stream_ends_with_done(web_project):

@@ -6,11 +6,11 @@ import html
 import io
 import json
 import re
-import time
 
 import pytest
 
 from tests.embedders import inventory, serving
+from tests.support import wait_for
 from webui.app import create_app
 from webui.gateway import ingest
 from webui.pages import search
@@ -61,11 +61,12 @@ def put(client, files, **headers):
 
 def done(client):
     """The uploads' part of the page, once all have ended."""
-    deadline = time.monotonic() + 20
-    while "hx-trigger" in (part := client.get("/search/notes/ingests", headers=HTMX)).get_data(as_text=True):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return part
+
+    def settled():
+        part = client.get("/search/notes/ingests", headers=HTMX)
+        return "hx-trigger" not in part.get_data(as_text=True) and part
+
+    return wait_for(settled, what="the end of the uploads")
 
 
 def line(response, name):

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.unit.test_web_support import DISK, GB, entry, probe, wait
+from tests.support import wait_for
+from tests.unit.web_project import DISK, GB, entry, probe
 
-pytest_plugins = ["tests.unit.test_web_support"]
 PAGE = {"Accept": "text/html"}
 SUGGESTION = {
     "name": "tuned",
@@ -53,7 +53,7 @@ def told(operation, **more):
 
 def finished(project, client, job_id):
     """Wait for a job's end."""
-    wait(lambda: client.get(f"/api/jobs/{job_id}").json["status"] not in ("starting", "running"))
+    wait_for(lambda: client.get(f"/api/jobs/{job_id}").json["status"] not in ("starting", "running"))
 
 
 def test_every_state_has_its_word_and_its_button(web_project):
@@ -156,7 +156,9 @@ def test_a_delete_is_asked_with_what_comes_back_and_then_done(web_project):
     first = client.get("/weights/delete?model=me/tuned", headers=PAGE)
     assert "Checking what that means" in text(first)
     again = re.search(r'hx-get="([^"]+check=[^"]+)"', first.get_data(as_text=True))[1]
-    page = wait(lambda: (found := client.get(html.unescape(again), headers=PAGE)) and "do-it" in found.text and found)
+    page = wait_for(
+        lambda: (found := client.get(html.unescape(again), headers=PAGE)) and "do-it" in found.text and found
+    )
     assert "Delete 16 GB" in text(page)
     assert "8 GB on spark1. 8 GB on spark2." in text(page)
     assert "It was suggested from these files and goes with them." in text(page)
@@ -175,7 +177,7 @@ def test_a_suggestion_is_shown_with_its_reasons_changed_and_saved(web_project):
     asked = client.get("/setup?model=me/tuned", headers=PAGE)
     assert asked.status_code == 303
     where = asked.headers["Location"]
-    page = wait(lambda: (found := client.get(where, headers=PAGE)) and "setup-save" in found.text and found)
+    page = wait_for(lambda: (found := client.get(where, headers=PAGE)) and "setup-save" in found.text and found)
     assert "sure Its own. config.json: max_position_embeddings" in text(page)
     assert "<b>guess" not in page.text
     assert "A <b>guess</b>." in html.unescape(page.text)

@@ -7,6 +7,7 @@ import time
 import pytest
 from ansible_collections.spark.control.plugins.module_utils import spark_menu
 
+from tests.support import wait_for
 from webui.app import create_app
 
 GB = 2**30
@@ -319,10 +320,8 @@ def web_project(tmp_path, monkeypatch):
     yield made
     made.go.touch()
     for job in os.listdir(made.state / "jobs") if (made.state / "jobs").exists() else []:
-        for _ in range(200):
-            if job.startswith(".") or finished(made, job):
-                break
-            time.sleep(0.05)
+        if not job.startswith("."):
+            wait_for(lambda job=job: finished(made, job), what=f"the end of {job}")
 
 
 def finished(project, job):
@@ -331,13 +330,3 @@ def finished(project, job):
 
     found = JobStore(project.state, project.folder).get(job)
     return found is None or found.finished
-
-
-def wait(condition, seconds=20.0):
-    """Wait until a condition holds; returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if got := condition():
-            return got
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
