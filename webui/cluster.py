@@ -46,6 +46,18 @@ class Inventory:
         return found
 
 
+@contextlib.contextmanager
+def _configured(file):
+    """Have Ansible read this configuration as it is imported; what this process starts later finds its own."""
+    kept = os.environ.get("ANSIBLE_CONFIG")
+    os.environ["ANSIBLE_CONFIG"] = kept or str(file)
+    try:
+        yield
+    finally:
+        if kept is None:
+            del os.environ["ANSIBLE_CONFIG"]
+
+
 def read_inventory(sources, project_dir):
     """The Inventory of these sources (paths), read and templated by ansible-core in this process (0.5 s at first).
 
@@ -54,14 +66,14 @@ def read_inventory(sources, project_dir):
     missing = [str(source) for source in sources if not Path(source).exists()]
     if missing:
         return Inventory(error=f"The inventory {missing[0]} does not exist.")
-    os.environ.setdefault("ANSIBLE_CONFIG", str(Path(project_dir) / "ansible.cfg"))
     try:
-        from ansible.inventory.manager import InventoryManager
-        from ansible.parsing.dataloader import DataLoader
-        from ansible.plugins.loader import init_plugin_loader
-        from ansible.template import Templar
-        from ansible.utils.collection_loader import AnsibleCollectionConfig
-        from ansible.vars.manager import VariableManager
+        with _configured(Path(project_dir) / "ansible.cfg"):
+            from ansible.inventory.manager import InventoryManager
+            from ansible.parsing.dataloader import DataLoader
+            from ansible.plugins.loader import init_plugin_loader
+            from ansible.template import Templar
+            from ansible.utils.collection_loader import AnsibleCollectionConfig
+            from ansible.vars.manager import VariableManager
 
         if not AnsibleCollectionConfig.collection_finder:
             init_plugin_loader([])

@@ -52,6 +52,13 @@ def test_an_inventory_that_is_not_there_is_a_sentence(tmp_path):
     assert "does not exist" in read_inventory([tmp_path / "none.yml"], tmp_path).error
 
 
+def test_reading_an_inventory_leaves_the_environment_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    before = dict(os.environ)
+    assert read(tmp_path, "all: {hosts: {a: {ansible_host: 127.0.0.1}}}\n").hosts
+    assert dict(os.environ) == before
+
+
 def test_a_name_that_does_not_resolve_leaves_the_rest(tmp_path):
     inventory = read(tmp_path, "sparks: {hosts: {a: {ansible_host: no.such.invalid}, b: {ansible_host: 127.0.0.1}}}")
     assert [host.address for host in inventory.sparks] == [None, "127.0.0.1"]
