@@ -1,6 +1,7 @@
 """The inventory as objects, vLLM over HTTP, and when a look at the Sparks is due."""
 
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
