@@ -35,6 +35,7 @@ INTERNAL = {
     "spark_images",
     "spark_repos",
     "spark_scan",
+    "spark_result_fails",
     "ansible_host",
     "spark_recipe_dirs",
     "vllm_hold_seconds",
