@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ansible.module_utils import spark_host
 
 from tests.conftest import PROJECT
 from tests.lab import engine
 from tests.lab.engine import LabError, docker
-from tests.lab.lab import Lab, shape_of
+from tests.lab.lab import Lab
 from tests.support import BIN, Cluster
 
 PACKAGES = "/usr/lib/python3/dist-packages"
@@ -128,9 +129,17 @@ def launcher(request, lab) -> str | None:
     Where LAUNCHER_DIR gives a folder of the real project, that one is laid, and a test for another shape is skipped.
     """
     wanted, given = getattr(request, "param", None), os.environ.get("LAUNCHER_DIR")
-    if wanted and given and (shape := shape_of(Path(given) / "launch-cluster.sh")) != wanted:
+    if wanted and given and (shape := shape_of(given)) != wanted:
         pytest.skip(f"It is for the launcher of {wanted}, and LAUNCHER_DIR has one like that of {shape}.")
     return wanted
+
+
+def shape_of(folder: str) -> str:
+    """Which of SHAPES the launcher in a folder is like, by what a probe of a Spark finds there."""
+    found = spark_host.launcher(folder)
+    if not found["present"]:
+        raise LabError(f"{folder}, which LAUNCHER_DIR names, has no working launch-cluster.sh")
+    return "january" if not found["launch_script"] else "october" if found["by_content"] else "september"
 
 
 @pytest.fixture

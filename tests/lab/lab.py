@@ -52,14 +52,6 @@ python3 /opt/lab/spark_host.py models
 """
 
 
-def shape_of(launcher: Path) -> str:
-    """Which of SHAPES a real launch-cluster.sh is like."""
-    text = launcher.read_bytes()
-    if b"--launch-script" not in text:
-        return "january"
-    return "october" if b"matching image content" in text else "september"
-
-
 @dataclass
 class Lab:
     """`sparks` hosts named spark1…, at `network`.11…; `state` holds the inventory, keys and known hosts."""
@@ -110,7 +102,7 @@ class Lab:
             yield self
 
     def connect(self) -> None:
-        """Have the project's own playbooks install the keys, controller to hosts and head to workers, where they lack."""
+        """Have the project's own playbooks install the keys that lack: controller to hosts, head to workers."""
         if self.is_connected():
             return
         for playbook in ("copy_ssh_key", "mesh_ssh_keys"):
@@ -123,7 +115,8 @@ class Lab:
     def is_connected(self) -> bool:
         """Whether the controller gets in to every host by its key, and the head to every worker."""
         strict = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=5"]
-        mine = ["-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={self._known_hosts}", "-i", self.state / "id_ed25519"]
+        mine = ["-o", f"UserKnownHostsFile={self._known_hosts}", "-o", "IdentitiesOnly=yes"]
+        mine += ["-i", self.state / "id_ed25519"]
         as_user = ["docker", "exec", "--user", images.USER, "--env", f"HOME=/home/{images.USER}"]
         head, *workers = self.hosts.items()
         ways = [[*strict, *mine, f"{images.USER}@{address}", "true"] for address in self.hosts.values()]

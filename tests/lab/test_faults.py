@@ -111,8 +111,8 @@ def test_a_reservation_is_by_the_heads_clock_alone(cluster, seconds):
     # Taken over for two seconds, and left to expire.
     assert cluster.run("gpu_lease", holder="molecule", seconds=2, force=True).code == 0
     wait_for(lambda: not reserved(cluster), what="the reservation's end")
-    swapped = cluster.swap("demo-small")
-    assert (swapped.code, swapped.result["outcome"]) == (0, "serving"), swapped.output
+    free = cluster.swap("demo-small", "--check")
+    assert (free.code, free.result["outcome"]) == (0, "preview"), free.output
 
 
 # By the host's own clock, which a test may have set.

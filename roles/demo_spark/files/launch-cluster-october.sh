@@ -43,7 +43,14 @@ with_earlyoom() { stay=(bash -c 'trap "exit 1" TERM INT; while :; do sleep 1 & w
 settle_name() { name=$1; }
 solo_address() { echo 127.0.0.1; }
 lone_node() { head=$(solo_address); }
-node_network() { if $solo; then echo "lo lo 1"; else echo "enp1s0f0np0 rocep1s0f0 0"; fi; }
+
+node_environment() {
+  if $solo; then
+    printf -- '-e %s ' "VLLM_HOST_IP=$1" NCCL_SOCKET_IFNAME=lo GLOO_SOCKET_IFNAME=lo TP_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1
+  else
+    cluster_environment "$1"
+  fi
+}
 
 set_up() {
   $setting_up || return 0

@@ -149,7 +149,7 @@ solo_address() { echo "${dot_env[LOCAL_IP]:-127.0.0.1}"; }
 lone_node() { :; } # -n names nobody but this node
 check_topology() { :; }
 same_content() { return 1; } # WORKER HEAD-ID WORKER-ID
-node_network() { echo "enp1s0f0np0 rocep1s0f0 0"; } # the interfaces, and whether InfiniBand is off
+node_environment() { cluster_environment "$1"; } # ADDRESS
 gone_wrong() { return 1; } # a mod or `docker run` failed
 
 parse() {
@@ -284,11 +284,9 @@ check_images() {
   echo "Docker image consistency check passed."
 }
 
-node_environment() { # ADDRESS
-  local ethernet infiniband off
-  read -r ethernet infiniband off < <(node_network)
-  printf -- '-e %s ' "VLLM_HOST_IP=$1" "RAY_NODE_IP_ADDRESS=$1" "RAY_OVERRIDE_NODE_IP_ADDRESS=$1" "MN_IF_NAME=$ethernet" \
-    "NCCL_SOCKET_IFNAME=$ethernet" "NCCL_IB_HCA=$infiniband" "NCCL_IB_DISABLE=$off" "GLOO_SOCKET_IFNAME=$ethernet"
+cluster_environment() { # ADDRESS
+  printf -- '-e %s ' "VLLM_HOST_IP=$1" "RAY_NODE_IP_ADDRESS=$1" "RAY_OVERRIDE_NODE_IP_ADDRESS=$1" "MN_IF_NAME=enp1s0f0np0" \
+    "NCCL_SOCKET_IFNAME=enp1s0f0np0" "NCCL_IB_HCA=rocep1s0f0" "NCCL_IB_DISABLE=0" "GLOO_SOCKET_IFNAME=enp1s0f0np0"
 }
 
 node_arguments() { # RANK
