@@ -1,4 +1,4 @@
-"""`python -m tests.lab up|fresh|down|status`: lab Sparks for a person to play with."""
+"""`python -m tests.lab up|down|status`: lab Sparks for a person to play with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETWORKS = {"lab": "172.31.77", "test": "172.31.78", "molecule": "172.31.79"}
 def main() -> int:
     """Do what was asked; 1 where it could not be done."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    parser.add_argument("action", choices=["up", "fresh", "down", "status"])
+    parser.add_argument("action", choices=["up", "down", "status"])
     parser.add_argument("--sparks", type=int, default=2, help="how many hosts")
     parser.add_argument(
         "--launcher", default="september", help="october, september, january, or a folder of the real project"
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--name", choices=NETWORKS, default="lab", help="which lab")
     parser.add_argument("--load-seconds", type=float, default=2.0, help="how long a model takes to load")
     parser.add_argument("--no-keys", action="store_true", help="do not run the playbooks that install the SSH keys")
+    parser.add_argument("--fresh", action="store_true", help="leave nothing of what was run on hosts that are up")
     wanted = parser.parse_args()
     state = PROJECT / "var" / ("lab" if wanted.name == "lab" else f"lab-{wanted.name}")
     lab = Lab(wanted.name, wanted.sparks, NETWORKS[wanted.name], state, wanted.launcher, wanted.load_seconds)
@@ -33,10 +34,9 @@ def main() -> int:
         with lab.held():
             if wanted.action == "up":
                 lab.up()
-                lab.disconnect() if wanted.no_keys else lab.connect()
-            elif wanted.action == "fresh":
-                if lab.is_up():
+                if wanted.fresh:
                     lab.freshen()
+                lab.disconnect() if wanted.no_keys else lab.connect()
             elif wanted.action == "down":
                 lab.down()
     except LabError as error:

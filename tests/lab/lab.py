@@ -224,11 +224,6 @@ class Lab:
             rows.append({"host": host, "address": address, "container": bool(there), "ssh": ssh, "docker": bool(well)})
         return rows
 
-    def is_up(self) -> bool:
-        """Whether all of its hosts are there."""
-        mine = ("ps", "--quiet", "--filter", f"label={LABEL}={self.name}")
-        return engine.answers() and len(words(*mine)) == len(self.hosts)
-
     # --- one host -------------------------------------------------------------------------------------------------
 
     def close_connections(self) -> None:
