@@ -120,13 +120,15 @@ def dockerless(sparks: dict, hosts: list[str]) -> list[dict]:
 def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     """What a node lacks for this plan: docker, the image (the same on all), the launcher, the weights."""
     found = dockerless(sparks, nodes)
+    launcher = (sparks.get(head) or {}).get("launcher") or {}
+    compared = "image_contents" if launcher.get("by_content") else "images"
     ids = {}
     for host in nodes:
         there = sparks.get(host)
         if not there or not there["docker"]["ok"]:
             continue
-        ids[host] = there["images"].get(plan["image"])
-        if not ids[host]:
+        ids[host] = there[compared].get(plan["image"])
+        if not there["images"].get(plan["image"]):
             found.append(problem(host, "image_missing", f"The image {plan['image']} is not on {host}."))
         weights = there["weights"].get(spark_measured.model_of(plan))
         if weights and weights["state"] != "complete":
@@ -135,11 +137,23 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     if len({identity for identity in ids.values() if identity}) > 1:
         text = f"The image {plan['image']} is not the same on {spark_report.join(list(ids))}; copy it to all of them."
         found.append(problem(head, "image_missing", text))
-    launcher = (sparks.get(head) or {}).get("launcher")
-    if launcher and not launcher["present"]:
-        found.append(
-            problem(head, "launcher_missing", f"There is no working launcher at {launcher['path']} on {head}.")
-        )
+    return found + [problem(head, *trouble) for trouble in launcher_trouble(launcher, plan.get("container"), head)]
+
+
+def launcher_trouble(launcher: dict, container: str | None, head: str) -> list[tuple[str, str]]:
+    """(code, message) of what is wrong with the head's launcher, or with the settings that it reads beside itself."""
+    if not launcher:
+        return []
+    if not launcher["present"]:
+        return [("launcher_missing", f"There is no working launcher at {launcher['path']} on {head}.")]
+    settings = launcher.get("dot_env") or {}
+    file, found = f"{Path(launcher['path']).parent}/.env on {head}", []
+    named = settings.get("container")
+    if named and named != container:
+        text = f"CONTAINER_NAME={named} in {file} wins over vllm_container, which is {container}: take that line out, "
+        found.append(("launcher_settings", f"{text}or set vllm_container to {named}."))
+    for name in settings.get("spaced") or []:
+        found.append(("launcher_settings", f"{name} in {file} has a space in its value, which the launcher splits."))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -53,10 +54,22 @@ def container(name: str) -> dict | None:
     }
 
 
-def image_id(name: str) -> str | None:
-    """The content id of the local image NAME, or None where it is not there."""
-    done = docker("image", "inspect", "--format", "{{.Id}}", name)
-    return None if done.returncode else done.stdout.decode().strip() or None
+def image(name: str) -> dict | None:
+    """What docker knows of the local image NAME, or None where it is not there: {id, content}.
+
+    The id of one and the same image is another in docker's own store than in containerd's; `content`, a sum over its
+    platform, layers and settings, is not.
+    """
+    done = docker("image", "inspect", name)
+    if done.returncode:
+        return None
+    found = json.loads(done.stdout)[0]
+    told = {key: found.get(key) or "" for key in ("Os", "Architecture", "Variant")}
+    # Which settings are told although they are empty differs between dockers.
+    told["Config"] = {key: value for key, value in (found.get("Config") or {}).items() if value}
+    told["RootFS"] = found.get("RootFS")
+    content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return {"id": found["Id"], "content": f"sha256:{content}"}
 
 
 def processes(name: str) -> list[dict]:
@@ -71,8 +84,11 @@ def rows(top: bytes) -> list[dict]:
     return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in found if row]
 
 
-# What keeps a container open without serving anything: launch-cluster.sh's PID 1, and a shell around the server.
-_IDLE = re.compile(r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$")
+# What keeps a container open without serving anything: launch-cluster.sh's PID 1 (with --earlyoom a shell until that is
+# installed), and a shell around the server.
+_IDLE = re.compile(
+    r"^(\S*/)?(sleep|tail|earlyoom|tini|docker-init)\b|^(\S*/)?(bash|sh)( -\w+)*$|^(\S*/)?bash -c .* earlyoom\b"
+)
 # Ray's own processes (the January launcher's cluster): they are there before vLLM and stay when it has died.
 _RAY_NODE = re.compile(
     r"^(\S+ (-\S+ )*)?(\S*/)?ray start\b|^ray::IDLE|^\S*/ray/core/"

@@ -41,7 +41,7 @@ options:
   launcher:
     description: Which shape of launch-cluster.sh the host has.
     type: str
-    choices: [september, january]
+    choices: [october, september, january]
     default: september
   load_seconds:
     description: How long a model takes to load, unless its own demo.json says otherwise.
@@ -300,6 +300,8 @@ class Spark:
             self.write(self.at("docker", "images.json"), json.dumps(self.p["images"], indent=1) + "\n")
         launcher = os.path.join(self.p["files"], f"launch-cluster-{self.p['launcher']}.sh")
         self.copy(launcher, self.at("home", "spark-vllm-docker", "launch-cluster.sh"), 0o755)
+        parts = os.path.join(self.p["files"], "launcher-parts.sh")
+        self.copy(parts, self.at("home", "spark-vllm-docker", "launcher-parts.sh"))
         self.write(
             self.at("home", "spark-vllm-docker", "mods", "demo-note", "run.sh"),
             '#!/bin/bash\necho "A mod of the demo: nothing to patch."\n',
@@ -559,7 +561,7 @@ def main():
             "address": {"type": "str", "required": True},
             "files": {"type": "path", "required": True},
             "python": {"type": "path", "required": True},
-            "launcher": {"type": "str", "choices": ["september", "january"], "default": "september"},
+            "launcher": {"type": "str", "choices": ["october", "september", "january"], "default": "september"},
             "load_seconds": {"type": "float", "default": 6},
             "models": {"type": "list", "elements": "dict", "options": model, "default": []},
             "hub": {"type": "dict"},

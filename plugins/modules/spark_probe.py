@@ -65,8 +65,9 @@ spark:
     docker: {ok: true, error: null}
     session: {user: spark, linger: true, remove_ipc: true}
     images: {vllm-node: "sha256:4bcff63911fc"}
+    image_contents: {vllm-node: "sha256:90c1f2a1e04d"}
     launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, solo: true, launch_script: true,
-               env: true, daemon_exec: true}
+               env: true, daemon_exec: true, by_content: true, dot_env: {container: null, spaced: []}}
     container: {id: 8f2c, name: vllm_node, running: true, image: vllm-node, image_id: "sha256:4bcff63911fc",
                 started_at: 1795000000.0, labels: {spark-control.model: qwen3.6-35b-a3b}, serving_process: true,
                 ray: false}
@@ -134,14 +135,18 @@ def look_at_docker(name: str, images: list[str]) -> dict:
     try:
         container = spark_docker.container(name)
         found = spark_docker.processes(name) if container and container["running"] else []
-        ids = {image: spark_docker.image_id(image) for image in dict.fromkeys(images)}
+        there = {image: spark_docker.image(image) or {} for image in dict.fromkeys(images)}
     except spark_docker.DockerError as error:
-        return {"docker": {"ok": False, "error": str(error)}, "container": None, "images": {}, "pids": set()}
+        nothing = {"container": None, "images": {}, "image_contents": {}, "pids": set()}
+        return {"docker": {"ok": False, "error": str(error)}, **nothing}
     if container:
         container["serving_process"] = bool(spark_docker.working(found))
         container["ray"] = spark_docker.ray_node(found)
     pids = {process["pid"] for process in found}
-    return {"docker": {"ok": True, "error": None}, "container": container, "images": ids, "pids": pids}
+    ids = {name: image.get("id") for name, image in there.items()}
+    contents = {name: image.get("content") for name, image in there.items()}
+    seen = {"container": container, "images": ids, "image_contents": contents, "pids": pids}
+    return {"docker": {"ok": True, "error": None}, **seen}
 
 
 def look_at_vllm(address: str, port: int) -> dict | None:

@@ -146,7 +146,7 @@ class Download:
         self.must_write()
         have = self.bytes_there(files)
         self.must_fit(total - have, total)
-        if spark_docker.image_id(self.wish["image"]) is None:
+        if spark_docker.image(self.wish["image"]) is None:
             raise Trouble("no_image", f"The image {self.wish['image']}, which has hf, is not on this Spark.")
         # A blob that is there already and only lacks its link is not listed: nothing of it comes.
         coming = [file for file in missing if not self.blob_there(file)]

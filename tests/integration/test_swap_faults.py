@@ -231,17 +231,6 @@ def test_a_run_that_was_killed_does_not_stop_the_next(cluster):
     assert cluster.models() == ["demo-small"]
 
 
-def test_the_january_launcher_is_driven_rightly(cluster):
-    """It stays in the foreground, knows no --solo and reads its command again with a shell."""
-    laid = cluster.run("demo", demo_spark_load_seconds=0.5, demo_spark_launcher="january")
-    assert laid.code == 0, laid.output
-    first = cluster.swap("demo-small")
-    assert (first.code, first.result["outcome"]) == (0, "serving"), first.output
-    assert cluster.swap("demo-small").result["outcome"] == "unchanged"
-    failed = cluster.swap("demo-crash")
-    assert failed.result["outcome"] == "rolled back", failed.output
-
-
 @pytest.fixture(autouse=True)
 def _no_leftovers(cluster, simulation):
     """No test may leave a process behind but those of containers, which go with their Spark."""

@@ -19,10 +19,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     parser.add_argument("action", choices=["up", "down", "status"])
     parser.add_argument("--sparks", type=int, default=2, help="how many hosts")
-    parser.add_argument("--launcher", default="september", help="september, january, or a folder of the real project")
+    parser.add_argument(
+        "--launcher", default="september", help="october, september, january, or a folder of the real project"
+    )
     parser.add_argument("--name", choices=NETWORKS, default="lab", help="which lab")
     parser.add_argument("--load-seconds", type=float, default=2.0, help="how long a model takes to load")
     parser.add_argument("--no-keys", action="store_true", help="do not run the playbooks that install the SSH keys")
+    parser.add_argument("--fresh", action="store_true", help="leave nothing of what was run on hosts that are up")
     wanted = parser.parse_args()
     state = PROJECT / "var" / ("lab" if wanted.name == "lab" else f"lab-{wanted.name}")
     lab = Lab(wanted.name, wanted.sparks, NETWORKS[wanted.name], state, wanted.launcher, wanted.load_seconds)
@@ -31,14 +34,15 @@ def main() -> int:
         with lab.held():
             if wanted.action == "up":
                 lab.up()
-                if not wanted.no_keys:
-                    lab.connect()
+                if wanted.fresh:
+                    lab.freshen()
+                lab.disconnect() if wanted.no_keys else lab.connect()
             elif wanted.action == "down":
                 lab.down()
     except LabError as error:
         print(error, file=sys.stderr)
         return 1
-    if wanted.action != "down":
+    if wanted.action in ("up", "status"):
         for row in lab.status():
             well = ", ".join(f"{key} {'yes' if row[key] else 'no'}" for key in ("container", "ssh", "docker"))
             print(f"{row['host']}  {row['address']}  {well}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ansible.module_utils import spark_host
 
 from tests.conftest import PROJECT
 from tests.lab import engine
@@ -19,17 +19,6 @@ from tests.support import BIN, Cluster
 
 PACKAGES = "/usr/lib/python3/dist-packages"
 DELAY = Path(__file__).with_name("delay.py")
-# As root: nothing of an earlier test is left on a host, and the launcher and the models are as they were laid.
-FRESH = """
-pkill -CONT dockerd; pkill -KILL -x rsync; rm -f /usr/local/bin/rsync
-for folder in /home/spark/.spark-control /home/spark/.cache/huggingface; do
-  mountpoint -q $folder && umount -l $folder
-done
-/usr/bin/docker ps -aq | xargs -r /usr/bin/docker rm -f
-rm -f /usr/lib/python3/dist-packages/skew.*; loginctl enable-linger spark
-rm -rf /home/spark/.spark-control /home/spark/.cache /home/spark/.triton /home/spark/models /run/spark-gpu/faults/*
-python3 /opt/lab/spark_host.py models
-"""
 
 
 @dataclass
@@ -38,6 +27,7 @@ class LabCluster(Cluster):
 
     lab: Lab = None
     started: list[subprocess.Popen] = field(default_factory=list)
+    unplugged: set[str] = field(default_factory=set)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,11 +41,14 @@ class LabCluster(Cluster):
         return self.started[-1]
 
     def end(self) -> None:
-        """End the playbooks that still run."""
+        """End the playbooks that still run, and put the hosts back for whoever comes next."""
         for run in self.started:
             if run.poll() is None:
                 run.kill()
                 run.communicate()
+        for name in tuple(self.unplugged):
+            self.plug(name)
+        self.lab.freshen()
 
     def host(self, name: str, *command: str) -> subprocess.CompletedProcess:
         """Run a program as the user of that host, round ssh."""
@@ -64,12 +57,14 @@ class LabCluster(Cluster):
 
     def unplug(self, name: str) -> None:
         """Pull a host's network cable."""
+        self.unplugged.add(name)
         docker("network", "disconnect", f"spark-{self.lab.name}", self.lab.container(name))
 
     def plug(self, name: str) -> None:
         """Put it in again."""
         network = ("network", "connect", "--ip", self.lab.hosts[name], f"spark-{self.lab.name}")
         docker(*network, self.lab.container(name), check=False)
+        self.unplugged.discard(name)
 
     def log_out(self) -> None:
         """End every ssh session on every host, and what Ansible keeps of them here."""
@@ -113,7 +108,7 @@ def need_engine() -> None:
 @pytest.fixture(scope="session")
 def lab(worker_id):
     """Three Sparks, connected by the project's own playbooks. SPARK_LAB_KEEP=1 leaves them up for the next run."""
-    # A worker has one of its own: the weights' tests run beside the others.
+    # A worker has one of its own.
     number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
     name = f"test{number or ''}"
     made = Lab(name, 3, f"172.31.{84 + number if number else 78}", PROJECT / f"var/lab-{name}", load_seconds=0.5)
@@ -121,31 +116,38 @@ def lab(worker_id):
     with made.held():
         made.up()
         made.connect()
+        LabCluster(made.state, made.network, made).end()
         yield made
         if not os.environ.get("SPARK_LAB_KEEP"):
             made.down()
 
 
 @pytest.fixture
-def cluster(lab):
-    """Two of the lab's Sparks, with nothing running on any."""
+def launcher(request, lab) -> str | None:
+    """The shape of launch-cluster.sh that the test is for, by `indirect` parameter; None where any will do.
+
+    Where LAUNCHER_DIR gives a folder of the real project, that one is laid, and a test for another shape is skipped.
+    """
+    wanted, given = getattr(request, "param", None), os.environ.get("LAUNCHER_DIR")
+    if wanted and given and (shape := shape_of(given)) != wanted:
+        pytest.skip(f"It is for the launcher of {wanted}, and LAUNCHER_DIR has one like that of {shape}.")
+    return wanted
+
+
+def shape_of(folder: str) -> str:
+    """Which of SHAPES the launcher in a folder is like, by what a probe of a Spark finds there."""
+    found = spark_host.launcher(folder)
+    if not found["present"]:
+        raise LabError(f"{folder}, which LAUNCHER_DIR names, has no working launch-cluster.sh")
+    return "january" if not found["launch_script"] else "october" if found["by_content"] else "september"
+
+
+@pytest.fixture
+def cluster(lab, launcher):
+    """Two of the lab's Sparks, with nothing running on any. What the test leaves behind is gone afterwards."""
     made = LabCluster(lab.state, lab.network, lab)
     lab.use(2)
-    freshen(made)
+    if launcher:
+        lab.put_launcher(launcher)
     yield made
     made.end()
-    lab.use(len(lab.hosts))
-    freshen(made)
-
-
-def freshen(cluster: LabCluster) -> None:
-    """Put every host back, at once."""
-    lab = cluster.lab
-
-    def one(name: str) -> None:
-        cluster.plug(name)
-        lab.root(name, "sh", "-c", FRESH, check=False)
-
-    with ThreadPoolExecutor(len(lab.hosts)) as pool:
-        list(pool.map(one, lab.hosts))
-    lab.put_launcher(os.environ.get("LAUNCHER_DIR") or lab.launcher)

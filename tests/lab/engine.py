@@ -35,6 +35,15 @@ def docker(*arguments: str, check: bool = True, **options) -> subprocess.Complet
     return done
 
 
+def wait(condition, trouble: str, seconds: float = 60) -> None:
+    """Wait for a condition to be true; after so many seconds raise LabError with `trouble`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"{trouble} (waited {seconds:.0f} s).")
+        time.sleep(0.05)
+
+
 def words(*arguments: str) -> list[str]:
     """What docker printed, as words."""
     return docker(*arguments).stdout.decode().split()
@@ -85,11 +94,10 @@ def _start() -> None:
             start_new_session=True,
         )
     MARK.write_text(json.dumps({"pid": engine.pid, "started": started(engine.pid)}))
-    deadline = time.monotonic() + 60
-    while not answers():
-        if engine.poll() is not None or time.monotonic() > deadline:
-            raise LabError(f"dockerd did not start; {MARK.with_name('dockerd.log')} says why.")
-        time.sleep(0.2)
+    trouble = f"dockerd did not start; {MARK.with_name('dockerd.log')} says why"
+    wait(lambda: engine.poll() is not None or answers(), trouble)
+    if engine.poll() is not None:
+        raise LabError(f"{trouble}.")
 
 
 def release() -> None:
@@ -123,12 +131,14 @@ def _stop() -> None:
         if words("ps", "--quiet"):
             return
         os.kill(mark["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + 30
-        while started(mark["pid"]) == mark["started"] and time.monotonic() < deadline:
+
+        def ended() -> bool:
             # It is our child if this process started it, and then it has to be reaped.
             with suppress(ChildProcessError):
                 os.waitpid(mark["pid"], os.WNOHANG)
-            time.sleep(0.1)
+            return started(mark["pid"]) != mark["started"]
+
+        wait(ended, f"dockerd (process {mark['pid']}) does not end", 30)
     shutil.rmtree(MARK.parent, ignore_errors=True)
 
 

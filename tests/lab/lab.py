@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tests.conftest import PROJECT
 from tests.lab import engine, images
-from tests.lab.engine import LabError, docker, words
+from tests.lab.engine import LabError, docker, wait, words
 
 HERE = Path(__file__).parent
 LABEL = "spark-lab"
@@ -37,6 +36,20 @@ MODELS = [
     # Real bytes, so that they can be copied and give room back; no recipe has it.
     {"repo": "org/real", "bytes": 12 << 20, "shards": 3, "real": True, "only": "spark1"},
 ]
+
+
+SHAPES = ("october", "september", "january")
+# As root: nothing of an earlier test is left on a host, and the models are as they were laid.
+FRESH = """
+pkill -CONT dockerd; pkill -KILL -x rsync; rm -f /usr/local/bin/rsync
+for folder in /home/spark/.spark-control /home/spark/.cache/huggingface; do
+  mountpoint -q $folder && umount -l $folder
+done
+/usr/bin/docker ps -aq | xargs -r /usr/bin/docker rm -f
+rm -f /usr/lib/python3/dist-packages/skew.*; loginctl enable-linger spark
+cd /home/spark && rm -rf .spark-control .cache .triton .tilelang models /run/spark-gpu/faults/*
+python3 /opt/lab/spark_host.py models
+"""
 
 
 @dataclass
@@ -89,13 +102,33 @@ class Lab:
             yield self
 
     def connect(self) -> None:
-        """Have the project's own playbooks install the keys: controller to hosts, head to workers."""
+        """Have the project's own playbooks install the keys that lack: controller to hosts, head to workers."""
+        if self.is_connected():
+            return
         for playbook in ("copy_ssh_key", "mesh_ssh_keys"):
             done = subprocess.run(
                 self.ansible(playbook), env=self.environment, cwd=PROJECT, capture_output=True, text=True, check=False
             )
             if done.returncode:
                 raise LabError(f"playbooks/{playbook}.yml failed:\n{done.stdout}{done.stderr}")
+
+    def is_connected(self) -> bool:
+        """Whether the controller gets in to every host by its key, and the head to every worker."""
+        strict = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=5"]
+        mine = ["-o", f"UserKnownHostsFile={self._known_hosts}", "-o", "IdentitiesOnly=yes"]
+        mine += ["-i", self.state / "id_ed25519"]
+        as_user = ["docker", "exec", "--user", images.USER, "--env", f"HOME=/home/{images.USER}"]
+        head, *workers = self.hosts.items()
+        ways = [[*strict, *mine, f"{images.USER}@{address}", "true"] for address in self.hosts.values()]
+        ways += [[*as_user, self.container(head[0]), *strict, address, "true"] for _, address in workers]
+        return all(subprocess.run(way, capture_output=True, check=False).returncode == 0 for way in ways)
+
+    def disconnect(self) -> None:
+        """Have hosts that know nobody, and nobody here who knows them."""
+        self.close_connections()
+        for path in (*self.state.glob("id_ed25519*"), self._known_hosts):
+            path.unlink(missing_ok=True)
+        self.on_every_host(lambda host: self.root(host, "rm", "-rf", f"/home/{images.USER}/.ssh"))
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -145,10 +178,41 @@ class Lab:
         """Have the inventory name the first `count` hosts only."""
         self._write_inventory(count)
 
-    def put_launcher(self, shape: str) -> None:
-        """Give every host that shape of launch-cluster.sh: september, january, or a folder of the real project."""
-        for host in self.hosts:
-            self._lay_launcher(host, shape)
+    def launcher_files(self, wanted: str | None = None) -> dict[str, tuple[bytes, int]]:
+        """What is laid as the launcher's folder, {path: (content, mode)}: the one place that decides it.
+
+        LAUNCHER_DIR's folder where that is given, whatever is wanted; else one of SHAPES or a folder of the real
+        project, the lab's own without `wanted`. Raises LabError.
+        """
+        wanted = os.environ.get("LAUNCHER_DIR") or wanted or self.launcher
+        if wanted in SHAPES:
+            names = {"launch-cluster.sh": f"launch-cluster-{wanted}.sh", "launcher-parts.sh": "launcher-parts.sh"}
+            return {name: ((images.SIMULATION / source).read_bytes(), 0o755) for name, source in names.items()}
+        folder = Path(wanted)
+        if not (folder / "launch-cluster.sh").exists():
+            raise LabError(f"{wanted} is none of {', '.join(SHAPES)}, and no folder with launch-cluster.sh")
+        sources = [path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts]
+        return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode & 0o777) for path in sources}
+
+    def on_every_host(self, work) -> None:
+        """Call work(host) for every host, side by side."""
+        with ThreadPoolExecutor(len(self.hosts)) as pool:
+            list(pool.map(work, self.hosts))
+
+    def put_launcher(self, wanted: str | None = None) -> None:
+        """Give every host the folder of `launcher_files`."""
+        files = self.launcher_files(wanted)
+        self.on_every_host(lambda host: self._lay_launcher(host, files))
+
+    def freshen(self) -> None:
+        """Put every host back to what it was laid as; SSH keys stay installed."""
+        files = self.launcher_files()
+
+        def one(host: str) -> None:
+            self.root(host, "sh", "-c", FRESH, check=False)
+            self._lay_launcher(host, files)
+
+        self.on_every_host(one)
 
     def status(self) -> list[dict]:
         """One row a host: {host, address, container, ssh, docker}."""
@@ -216,14 +280,14 @@ class Lab:
             docker("create", label, spec, *place, *RIGHTS, *volumes, host_image, "python3", "/opt/lab/spark_host.py")
             docker("cp", "-", f"{name}:/", input=images.archive(self._files(host, address)))
             docker("start", name)
-        _wait(lambda: _banner(address), f"{host} does not answer on port 22; `docker logs {name}` says why")
+        wait(lambda: _banner(address), f"{host} does not answer on port 22; `docker logs {name}` says why")
         inside = ("exec", name, "/usr/bin/docker")
-        _wait(lambda: docker(*inside, "version", check=False).returncode == 0, f"dockerd on {host} does not start")
+        wait(lambda: docker(*inside, "version", check=False).returncode == 0, f"dockerd on {host} does not start")
         if not words(*inside, "image", "ls", "--quiet", "vllm-node:latest"):
             with subprocess.Popen(["docker", "save", vllm], stdout=subprocess.PIPE) as saved:
                 docker("exec", "-i", name, "/usr/bin/docker", "load", "--quiet", stdin=saved.stdout)
             docker(*inside, "tag", vllm, "vllm-node:latest")
-        self._lay_launcher(host, os.environ.get("LAUNCHER_DIR") or self.launcher)
+        self._lay_launcher(host, self.launcher_files())
 
     def _forget(self, address: str) -> None:
         """Trust no host key at that address any more: who answers there next is another host."""
@@ -245,19 +309,10 @@ class Lab:
         library += [images.SIMULATION / "lib" / name for name in ("sim_host.py", "sim_nvidia.py")]
         return files | {f"opt/lab/{path.name}": (path.read_bytes(), 0o644) for path in library}
 
-    def _lay_launcher(self, host: str, shape: str) -> None:
+    def _lay_launcher(self, host: str, files: dict[str, tuple[bytes, int]]) -> None:
         folder = f"/home/{images.USER}/spark-vllm-docker"
-        stand_in = images.SIMULATION / f"launch-cluster-{shape}.sh"
-        if stand_in.exists():
-            files = {"launch-cluster.sh": (stand_in.read_bytes(), 0o755)}
-        elif (Path(shape) / "launch-cluster.sh").exists():
-            sources = [path for path in Path(shape).rglob("*") if path.is_file() and ".git" not in path.parts]
-            files = {str(path.relative_to(shape)): (path.read_bytes(), path.stat().st_mode & 0o777) for path in sources}
-        else:
-            raise LabError(f"{shape} is neither september, nor january, nor a folder with launch-cluster.sh")
-        self.root(host, "sh", "-c", f"rm -rf {folder} && mkdir {folder}")
-        self.root(host, "tar", "-xC", folder, input=images.archive(files))
-        self.root(host, "chown", "-R", f"{images.USER}:{images.USER}", folder)
+        lay = f"rm -rf {folder} && mkdir {folder} && tar -xC {folder}"
+        self.root(host, "runuser", "-u", images.USER, "--", "sh", "-c", lay, input=images.archive(files))
 
     def _remove(self, container: str) -> None:
         """Remove a host with its own containers, which hold control groups of this machine."""
@@ -298,11 +353,3 @@ def _banner(address: str) -> bool:
         connection.settimeout(2)
         return connection.recv(4) == b"SSH-"
     return False
-
-
-def _wait(condition, trouble: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise LabError(f"{trouble}.")
-        time.sleep(0.1)

@@ -13,7 +13,7 @@ from tests.lab.engine import words
 from tests.lab.lab import LABEL, Lab
 from tests.support import wait_for
 
-# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
+# Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
 KILLED = "from pathlib import Path; from tests.lab.lab import Lab; Lab('cut', 1, '172.31.80', Path({!r})).up()"

@@ -13,8 +13,8 @@ from tests.conftest import PROJECT
 from tests.lab.lab import PASSWORD
 from tests.support import BIN, Run
 
-# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+# Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("keys")]
 
 HOME = "/home/spark/.ssh"
 
@@ -24,7 +24,6 @@ def laptop(cluster, tmp_path):
     """Another controller: no key and no trusted host keys yet. Afterwards the hosts know the lab's key only."""
     lab = cluster.lab
     yield Laptop(cluster, tmp_path)
-    lab.connect()
     ours = (lab.state / "id_ed25519.pub").read_text()
     for host in lab.hosts:
         lab.root(

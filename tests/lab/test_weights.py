@@ -14,7 +14,7 @@ from tests.hub import Hub
 from tests.support import wait_for
 from webui.jobs import JobStore
 
-# Each group has a worker to itself: the lab's tests, the weights' and Molecule's.
+# Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("weights")]
 
 REAL = "org/real"  # 12 MB on spark1 (lab.MODELS)

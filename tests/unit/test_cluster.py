@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -121,10 +120,10 @@ def test_the_speed_comes_from_two_answers(vllm):
     url, handler = vllm
     poller = LivePoller()
     poller.EVERY = 0.0
-    poller.poll(url)
+    first = poller.poll(url)
     handler.tokens += 100
-    time.sleep(0.2)
-    assert 100 < poller.poll(url).tokens_per_second < 600
+    second = poller.poll(url)
+    assert second.tokens_per_second == pytest.approx(100 / (second.at - first.at))
 
 
 def test_silence_is_not_an_error():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from ansible_collections.spark.control.plugins.module_utils import spark_docker, spark_host, spark_lease, spark_serving
 
+from tests.conftest import PROJECT
+
 REPO = "org/model"
+SHAPES = ("january", "september", "october")
 
 
 def lease(name, **other):
@@ -115,6 +121,65 @@ def test_a_folder_without_a_launcher(tmp_path):
     assert spark_host.launcher(str(tmp_path))["present"] is False
 
 
+def lay_launcher(root, shape: str) -> str:
+    """A stand-in launcher of roles/demo_spark in its folder, as the role lays it; returns the folder."""
+    folder, files = root / "home/spark-vllm-docker", PROJECT / "roles/demo_spark/files"
+    folder.mkdir(parents=True)
+    shutil.copy(files / f"launch-cluster-{shape}.sh", folder / "launch-cluster.sh")
+    shutil.copy(files / "launcher-parts.sh", folder)
+    (root / "address").write_text("127.0.0.11\n")
+    return str(folder)
+
+
+def test_a_launchers_shape_is_told_by_what_it_offers(tmp_path):
+    told = {shape: spark_host.launcher(lay_launcher(tmp_path / shape, shape)) for shape in SHAPES}
+    assert all(found["present"] for found in told.values())
+    new = ("solo", "launch_script", "env", "daemon_exec")
+    assert {shape: {found[key] for key in new} for shape, found in told.items()} == {
+        "january": {False},
+        "september": {True},
+        "october": {True},
+    }
+    assert [told[shape]["by_content"] for shape in SHAPES] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "told"),
+    [
+        ("october", "", (None, [])),
+        ("october", "CLUSTER_NODES=10.0.0.1,10.0.0.2\nCONTAINER_HF_TOKEN=abc\n", (None, [])),
+        ("october", "# CONTAINER_NAME=old\nCONTAINER_NAME = 'mine'\n", ("mine", [])),
+        ("september", 'CONTAINER_NAME="mine"\nCONTAINER_NOTE="two words"\n', ("mine", ["CONTAINER_NOTE"])),
+        ("september", "CONTAINER_NOTE= padded \nETH_IF=two words\nCONTAINER_A=b=c d", (None, ["CONTAINER_A"])),
+        ("january", "CONTAINER_NAME=mine\n", (None, [])),
+    ],
+)
+def test_what_its_settings_say_against_a_launch_is_read(tmp_path, shape, text, told):
+    folder = lay_launcher(tmp_path, shape)
+    Path(folder, ".env").write_text(text)
+    found = spark_host.launcher(folder)["dot_env"]
+    assert (found["container"], found["spaced"]) == told
+
+
+@pytest.mark.parametrize(("kind", "same"), [("Id", True), ("RepoTags", True), ("RootFS", False), ("Config", False)])
+def test_an_images_content_is_what_runs(tmp_path, monkeypatch, kind, same):
+    image = {"Id": "sha256:1", "RepoTags": ["a"], "Os": "linux", "Architecture": "arm64"}
+    image |= {"RootFS": {"Type": "layers", "Layers": ["sha256:2"]}, "Config": {"Env": ["A=1"], "Labels": None}}
+    changed = image | {kind: {"Layers": ["sha256:3"]} if kind == "RootFS" else {"Env": ["A=2"]}}
+    changed = changed if not same else image | {kind: "else", "Config": {"Env": ["A=1"], "Volumes": {}}}
+    told = []
+    for number, found in enumerate((image, changed)):
+        program = tmp_path / str(number) / "docker"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([found])}\nEND\n")
+        program.chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+            told.append(spark_docker.image("vllm-node"))
+    assert (told[0]["content"] == told[1]["content"]) is same
+    assert told[0]["id"] == "sha256:1"
+
+
 def top(*commands: str) -> list[dict]:
     """What `docker top` prints of these processes, read."""
     lines = ["PID COMMAND", *(f"{pid} {args}" for pid, args in enumerate(commands, 100))]
@@ -143,6 +208,11 @@ RAY_NODE = [
 )
 def test_what_serves_is_told_from_what_only_keeps_a_node_open(args):
     assert [process["pid"] for process in spark_docker.working(top("sleep infinity", *RAY_NODE, args))] == [108]
+
+
+def test_a_shell_that_waits_for_earlyoom_is_no_server():
+    shell = 'bash -c if ! command -v earlyoom; then sleep 1; fi; exec earlyoom "$@" earlyoom -M 524288,102400'
+    assert spark_docker.working(top(shell, "earlyoom -M 524288")) == []
 
 
 def test_a_ray_node_without_a_model_is_no_server():

@@ -19,6 +19,7 @@ def plan(model="gemma", hosts=("spark1",), share=0.8, repo="org/gemma"):
         "repo": repo,
         "served_name": repo,
         "mode": "cluster" if len(hosts) > 1 else "solo",
+        "container": "vllm_node",
         "image": "vllm-node",
         "nodes": [{"host": host, "address": f"10.0.0.{n}"} for n, host in enumerate(hosts, 1)],
         "tensor_parallel": len(hosts),
@@ -152,6 +153,16 @@ def test_half_of_the_weights_go_on_each_of_two_sparks():
         ({"docker": {"ok": False, "error": "no daemon"}}, "docker", "no daemon"),
         ({"images": {"vllm-node": None}}, "image_missing", "vllm-node is not on spark1"),
         ({"launcher": {"path": "/l", "present": False}}, "launcher_missing", "/l on spark1"),
+        (
+            {"launcher": {"path": "/l/launch-cluster.sh", "present": True, "dot_env": {"container": "mine"}}},
+            "launcher_settings",
+            "CONTAINER_NAME=mine in /l/.env on spark1 wins over vllm_container, which is vllm_node",
+        ),
+        (
+            {"launcher": {"path": "/l/launch-cluster.sh", "present": True, "dot_env": {"spaced": ["CONTAINER_NOTE"]}}},
+            "launcher_settings",
+            "CONTAINER_NOTE in /l/.env on spark1 has a space",
+        ),
         ({"lease": {"id": "x", "holder": "ComfyUI", "purpose": "", "seconds_left": 720}}, "leased", "ComfyUI"),
     ],
 )
@@ -161,6 +172,22 @@ def test_what_is_missing_is_named_before_anything_is_touched(spoil, code, words)
     result = told(plan(), decision)
     assert words in result["message"]
     assert not result["changed"]
+
+
+@pytest.mark.parametrize(
+    ("by_content", "content", "reason"),
+    [(True, "sha256:same", None), (True, "sha256:other", "image_missing"), (False, "sha256:same", "image_missing")],
+)
+def test_images_are_compared_as_the_heads_launcher_compares_them(by_content, content, reason):
+    launcher = {"path": "/l", "present": True, "by_content": by_content}
+    here = answer(launcher=launcher, image_contents={"vllm-node": "sha256:same"})
+    there = answer(images={"vllm-node": "sha256:2"}, image_contents={"vllm-node": content})
+    assert decided(plan(hosts=("spark1", "spark2")), {"spark1": here, "spark2": there})["reason"] == reason
+
+
+def test_a_name_in_the_launchers_settings_that_is_ours_stands_in_no_way():
+    launcher = {"path": "/l", "present": True, "dot_env": {"container": "vllm_node", "spaced": []}}
+    assert decided(plan(), {"spark1": answer(launcher=launcher)})["changes"]
 
 
 def test_weights_missing_on_one_of_two_hosts():

@@ -3,9 +3,9 @@
 # joins its words with spaces, stays in the foreground and stops the containers when it ends. Solo is -n with one address.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-head=$(cat "$here/../../address")
-image=vllm-node name=vllm_node nodes='' action=start command='' daemon=false check_only=false was_running=false
-mods=()
+# shellcheck source=launcher-parts.sh
+source "$here/launcher-parts.sh"
+action=start
 docker_args="-e NCCL_IGNORE_CPU_AFFINITY=1 -v $HOME/.cache/huggingface:/root/.cache/huggingface ${VLLM_SPARK_EXTRA_DOCKER_ARGS:-}"
 
 usage() {
@@ -26,11 +26,6 @@ USAGE
   exit 1
 }
 
-fail() {
-  echo "Error: $1"
-  exit 1
-}
-
 while (($#)); do
   case $1 in
     -n | --nodes) nodes=$2; shift ;;
@@ -48,70 +43,20 @@ while (($#)); do
   esac
   shift
 done
-for mod in "${mods[@]}"; do
-  [[ -e $mod ]] || fail "Mod path '$mod' does not exist."
-  [[ -f $mod/run.sh ]] || fail "Mod directory '$mod' must contain 'run.sh'."
-done
-if [[ -z $nodes ]]; then
-  echo "Error: Nodes argument (-n) is mandatory or could not be auto-detected."
-  usage
-fi
-
-peers=()
-IFS=',' read -r -a all_nodes <<<"${nodes// /}"
-for node in "${all_nodes[@]}"; do [[ $node == "$head" ]] || peers+=("$node"); done
-((${#peers[@]} < ${#all_nodes[@]})) || fail "Local IP ($head) is not in the list of nodes ($nodes)."
-echo "Head Node: $head"
-echo "Worker Nodes: ${peers[*]}"
-echo "Container Name: $name"
-echo "Image Name: $image"
-echo "Action: $action"
-if [[ $action == start || $action == exec ]] || $check_only; then
-  for peer in "${peers[@]}"; do
-    ssh -o BatchMode=yes -o ConnectTimeout=5 "$peer" true 2>/dev/null || fail "Passwordless SSH to $peer failed."
-    echo "  SSH to $peer: OK"
-  done
-fi
+check_mods
+split_nodes
+say_what
+check_ssh
 if $check_only; then
   echo "Configuration Check Complete."
   exit 0
 fi
-
-cleanup() {
-  trap - EXIT INT TERM HUP
-  if $was_running; then
-    echo "Cluster was already running when script started. Skipping cleanup."
-    return
-  fi
-  echo "Stopping cluster..."
-  echo "Stopping head node ($head)..."
-  docker stop "$name" >/dev/null 2>&1 || true
-  for peer in "${peers[@]}"; do
-    echo "Stopping worker node ($peer)..."
-    ssh "$peer" "docker stop $name" >/dev/null 2>&1 || true
-  done
-  echo "Cluster stopped."
-}
-
-if [[ $action == stop ]]; then
-  cleanup
-  exit 0
-fi
-if [[ $action == status ]]; then
-  echo "Checking status..."
-  state=NOT\ running
-  docker ps | grep -q "$name" && state=RUNNING
-  echo "[HEAD] $head: Container '$name' is $state."
-  exit 0
-fi
+stop_or_status
 
 # Also after exec -d: what exec started goes with it.
 if ! $daemon || [[ $action == exec ]]; then trap cleanup EXIT INT TERM HUP; fi
 
-docker ps --format '{{.Names}}' | grep -q "^$name\$" && was_running=true
-if $was_running; then
-  echo "Cluster containers are already running. Skipping launch."
-else
+if ! find_running; then
   echo "Starting Head Node on $head..."
   # Unquoted on purpose: what comes from the environment is split into words here, as in the real launcher.
   # shellcheck disable=SC2086

@@ -127,6 +127,7 @@ def inspect_one(host, name, kinds):
             "Architecture": "arm64",
             "Os": "linux",
             "Size": image["size"],
+            "RootFS": {"Type": "layers", "Layers": image.get("layers") or [image["id"]]},
             "Config": {
                 "Env": [f"{k}={v}" for k, v in store.IMAGE_ENV.items()],
                 "Cmd": None,

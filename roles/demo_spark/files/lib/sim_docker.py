@@ -223,7 +223,7 @@ def remove(host, name, force):
 
 def do_stop(host, arguments):
     options, names = flags("stop", arguments, {"-t", "--time", "--timeout", "-s", "--signal"}, set())
-    grace = float((values(options, "-t", "--time", "--timeout") or ["10"])[-1])
+    grace = (values(options, "-t", "--time", "--timeout") or [None])[-1]
     return each(names, lambda name: stop(host, name, grace))
 
 
@@ -231,10 +231,13 @@ def stop(host, name, grace):
     container = store.find(host, name)
     if host.fault("rm-refuses") is not None:
         return
+    if grace is None:
+        options, _ = flags("run", container.facts["args"], RUN_VALUES, RUN_SWITCHES)
+        grace = (values(options, "--stop-timeout") or [10])[-1]
     if container.running:
         with contextlib.suppress(ProcessLookupError):
             os.kill(container.facts["pid"], 15)
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + float(grace)
         while container.running and time.monotonic() < deadline:
             time.sleep(0.05)
         container.kill_processes()
