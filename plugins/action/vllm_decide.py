@@ -6,6 +6,7 @@ An action plugin, because it reads nothing but its arguments and the controller 
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.spark.control.plugins.module_utils import spark_lease, spark_measured, spark_report

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import spark_host
+from ansible_collections.spark.control.plugins.module_utils import spark_host
 
 from tests.conftest import PROJECT
 from tests.lab import engine

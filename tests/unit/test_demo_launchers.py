@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from ansible.module_utils import spark_docker
+from ansible_collections.spark.control.plugins.module_utils import spark_docker
 
 from tests.conftest import PROJECT
 from tests.support import wait_for
