@@ -131,8 +131,8 @@ def lab(worker_id):
 def launcher(request, lab) -> str | None:
     """The shape of launch-cluster.sh that the test is for; None where any will do.
 
-    A test says so by an `indirect` parameter, or by the mark `launcher` with every shape that will do. Where LAUNCHER_DIR
-    gives a folder of the real project, that one is laid, and a test for another shape is skipped.
+    A test says so by an `indirect` parameter, or by the mark `launcher` with every shape that will do. Where
+    LAUNCHER_DIR gives a folder of the real project, that one is laid, and a test for another shape is skipped.
     """
     mark, given = request.node.get_closest_marker("launcher"), os.environ.get("LAUNCHER_DIR")
     shapes = (request.param,) if hasattr(request, "param") else mark.args if mark else ()
