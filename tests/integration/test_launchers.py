@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+
+from tests.conftest import PROJECT
 
 SHAPES = ("january", "october")
 
 
-def lay(cluster, shape: str) -> None:
-    laid = cluster.run("demo", demo_spark_load_seconds=0.5, demo_spark_launcher=shape)
-    assert laid.code == 0, laid.output
+@pytest.fixture
+def lay(cluster):
+    """lay(shape) gives both Sparks that launcher. It, its settings and mods and the images are put back afterwards."""
+    folders = [cluster.root / host / "home/spark-vllm-docker" for host in ("spark1", "spark2")]
+    kept = [folder / "launch-cluster.sh" for folder in folders]
+    kept += [cluster.root / host / "docker/images.json" for host in ("spark1", "spark2")]
+    kept = {path: path.read_bytes() for path in kept}
+
+    def do(shape: str) -> None:
+        for folder in folders:
+            source = PROJECT / f"roles/demo_spark/files/launch-cluster-{shape}.sh"
+            put(folder / "launch-cluster.sh", source.read_bytes())
+
+    yield do
+    for path, content in kept.items():
+        put(path, content)
+    for folder in folders:
+        (folder / ".env").unlink(missing_ok=True)
+        shutil.rmtree(folder / "mods/broken", ignore_errors=True)
+
+
+def put(path, content: bytes) -> None:
+    """Another file in its place: a bash that still runs the old one goes on reading that."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.chmod(path.stat().st_mode)
+    fresh.replace(path)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_each_launcher_is_driven_rightly(cluster, shape):
+def test_each_launcher_is_driven_rightly(cluster, lay, shape):
     """January's stays in the foreground, knows no --solo and reads its command again with a shell."""
-    lay(cluster, shape)
+    lay(shape)
     first = cluster.swap("demo-small")
     assert (first.code, first.result["outcome"]) == (0, "serving"), first.output
     again = cluster.swap("demo-small")
@@ -46,8 +73,8 @@ command: vllm serve demo/second --host {host} --port {port} --gpu-memory-utiliza
 """
 
 
-def test_a_launch_that_octobers_launcher_gives_up_is_told_and_the_old_model_is_back(cluster):
-    lay(cluster, "october")
+def test_a_launch_that_octobers_launcher_gives_up_is_told_and_the_old_model_is_back(cluster, lay):
+    lay("october")
     assert cluster.swap("demo-small").code == 0
     mod = cluster.root / "spark1/home/spark-vllm-docker/mods/broken/run.sh"
     mod.parent.mkdir()
@@ -59,22 +86,21 @@ def test_a_launch_that_octobers_launcher_gives_up_is_told_and_the_old_model_is_b
     assert cluster.models() == ["demo-small"]
 
 
-def test_images_that_differ_in_their_id_only_are_the_same_to_octobers_launcher_and_to_us(cluster):
+def test_images_that_differ_in_their_id_only_are_the_same_to_octobers_launcher_and_to_us(cluster, lay):
     path = cluster.root / "spark2/docker/images.json"
     first, *rest = json.loads(path.read_text())
     path.write_text(json.dumps([first | {"id": "sha256:" + "5" * 64, "layers": [first["id"]]}, *rest]))
     refused = cluster.swap("demo-pair")
     assert refused.result["reason"] == "image_missing", refused.output
-    lay(cluster, "october")
-    path.write_text(json.dumps([first | {"id": "sha256:" + "5" * 64, "layers": [first["id"]]}, *rest]))
+    lay("october")
     pair = cluster.swap("demo-pair")
     assert (pair.code, pair.result["outcome"]) == (0, "serving"), pair.output
     assert cluster.swap("demo-pair").result["outcome"] == "unchanged"
 
 
 @pytest.mark.parametrize("shape", ["september", "october"])
-def test_settings_beside_the_launcher_that_would_spoil_a_launch_are_told_before_anything_stops(cluster, shape):
-    lay(cluster, shape)
+def test_settings_beside_the_launcher_that_would_spoil_a_launch_are_told_before_anything_stops(cluster, lay, shape):
+    lay(shape)
     assert cluster.swap("demo-small").code == 0
     settings = cluster.root / "spark1/home/spark-vllm-docker/.env"
     for text, said in (

@@ -15,7 +15,7 @@ from tests.conftest import PROJECT
 from tests.lab import engine
 from tests.lab.engine import LabError, docker
 from tests.lab.lab import Lab
-from tests.support import BIN, Cluster
+from tests.support import BIN, Cluster, wait_for
 
 PACKAGES = "/usr/lib/python3/dist-packages"
 DELAY = Path(__file__).with_name("delay.py")
@@ -95,6 +95,11 @@ class LabCluster(Cluster):
             self.lab.root(name, "sh", "-c", f"sed -i {text} {folder}/snapshots/*/demo.json")
 
 
+def patiently(condition, what: str):
+    """Wait for a condition to be true and return its value; a busy machine takes its time to start a playbook."""
+    return wait_for(condition, 240, what)
+
+
 def need_engine() -> None:
     """Have a docker engine; skip where none can be had, but not where nothing may be skipped."""
     try:
@@ -124,14 +129,20 @@ def lab(worker_id):
 
 @pytest.fixture
 def launcher(request, lab) -> str | None:
-    """The shape of launch-cluster.sh that the test is for, by `indirect` parameter; None where any will do.
+    """The shape of launch-cluster.sh that the test is for; None where any will do.
 
-    Where LAUNCHER_DIR gives a folder of the real project, that one is laid, and a test for another shape is skipped.
+    A test says so by an `indirect` parameter, or by the mark `launcher` with every shape that will do. Where
+    LAUNCHER_DIR gives a folder of the real project, that one is laid, and a test for another shape is skipped.
     """
-    wanted, given = getattr(request, "param", None), os.environ.get("LAUNCHER_DIR")
-    if wanted and given and (shape := shape_of(given)) != wanted:
+    mark, given = request.node.get_closest_marker("launcher"), os.environ.get("LAUNCHER_DIR")
+    shapes = (request.param,) if hasattr(request, "param") else mark.args if mark else ()
+    if not shapes or not given:
+        return shapes[0] if shapes else None
+    shape = shape_of(given)
+    if shape not in shapes:
+        wanted = " or ".join(shapes)
         pytest.skip(f"It is for the launcher of {wanted}, and LAUNCHER_DIR has one like that of {shape}.")
-    return wanted
+    return shape
 
 
 def shape_of(folder: str) -> str:

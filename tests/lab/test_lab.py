@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tests.conftest import PROJECT
+from tests.lab.conftest import patiently
 from tests.lab.engine import words
 from tests.lab.lab import LABEL, Lab
-from tests.support import wait_for
 
 # Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
@@ -37,7 +37,7 @@ def test_a_run_that_was_killed_does_not_break_the_next_and_down_leaves_nothing(l
     cut = Lab("cut", 1, "172.31.80", tmp_path / "cut")
     found = ("--quiet", "--filter", f"label={LABEL}=cut")
     killed = subprocess.Popen([sys.executable, "-c", KILLED.format(str(cut.state))], cwd=PROJECT)
-    wait_for(lambda: words("ps", "--all", *found), 60, "the first container")
+    patiently(lambda: words("ps", "--all", *found), "the first container")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     cut.up()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lab.conftest import patiently
 from tests.lab.lab import SHAPES
-from tests.support import Server, wait_for
+from tests.support import Server
 
 # Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("swap")]
@@ -94,7 +95,7 @@ def test_the_web_server_swaps_and_rolls_back(cluster):
     server = Server(cluster)
     try:
         # The server looks at the Sparks once somebody asks.
-        wait_for(lambda: server.ask("GET", "/api/models")[1].get("models"), what="the first look")
+        patiently(lambda: server.ask("GET", "/api/models")[1].get("models"), "the first look")
         swapped = server.ended(server.ask("POST", "/api/swap", {"model": "demo-pair"})[1]["job_id"])
         assert (swapped["status"], swapped["result"]["outcome"]) == ("successful", "serving"), swapped
         assert cluster.chat("demo-pair")
@@ -108,7 +109,7 @@ def test_the_web_server_swaps_and_rolls_back(cluster):
 def test_a_server_that_died_in_a_running_container_is_started_again(cluster):
     assert cluster.swap("demo-small").code == 0
     cluster.host("spark1", "docker", "exec", "vllm_node", "pkill", "-9", "-f", "vllm")
-    wait_for(lambda: not cluster.models(), what="the server's end")
+    patiently(lambda: not cluster.models(), "the server's end")
     assert cluster.containers("spark1") == ["vllm_node"]
     assert not cluster.run("probe").result["serving"]["ready"]
     again = cluster.swap("demo-small")

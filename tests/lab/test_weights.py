@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.hub import Hub
-from tests.support import wait_for
+from tests.lab.conftest import patiently
 from webui.jobs import JobStore
 
 # Each file is a group of its own: whichever worker is free takes it, with a lab of its own.
@@ -138,7 +138,7 @@ def test_a_download_tells_its_progress_is_copied_on_and_the_second_run_changes_n
 
 def test_a_download_outlives_ssh_and_the_next_run_attaches(cluster, hub):
     first = download(cluster, hub, start=True)
-    wait_for(lambda: whole(cluster) >= 2, what="some whole files")
+    patiently(lambda: whole(cluster) >= 2, "some whole files")
     hub.process.send_signal(signal.SIGSTOP)
     cluster.log_out()
     cut = cluster.finish(first)
@@ -148,7 +148,7 @@ def test_a_download_outlives_ssh_and_the_next_run_attaches(cluster, hub):
     looks = f"stat -c %Y.%y {HOME}/.spark-control/transfers/*.json"
     before = shell(cluster, "spark1", looks)
     second = download(cluster, hub, start=True)
-    wait_for(lambda: shell(cluster, "spark1", looks) != before, what="the second run's first look")
+    patiently(lambda: shell(cluster, "spark1", looks) != before, "the second run's first look")
     assert downloaders(cluster) == [container]
     # The lock is held in another container's namespaces, and nothing has been written for a while.
     menu = {card["name"]: card for card in cluster.run("menu").result["models"]}
@@ -166,7 +166,7 @@ def test_a_token_reaches_hf_and_nothing_else(cluster, hub, tmp_path):
     secret.write_text(TOKEN + "\n")
     secret.chmod(0o600)
     run = download(cluster, hub, start=True, repo="org/gated", token_file=str(secret))
-    wait_for(lambda: downloaders(cluster), what="the container")
+    patiently(lambda: downloaders(cluster), "the container")
     seen = cluster.host("spark1", "docker", "inspect", *downloaders(cluster)).stdout
     seen += cluster.lab.root("spark1", "ps", "-eo", "args")
     done = cluster.finish(run)
@@ -179,7 +179,7 @@ def test_a_token_reaches_hf_and_nothing_else(cluster, hub, tmp_path):
 def test_a_disk_that_fills_up_in_mid_download_is_told_and_the_next_run_takes_it_up(cluster, hub):
     small_disk(cluster, "spark1", "6m")
     run = download(cluster, hub, start=True)
-    wait_for(lambda: whole(cluster) >= 2, what="some whole files")
+    patiently(lambda: whole(cluster) >= 2, "some whole files")
     shell(cluster, "spark1", f"dd if=/dev/zero of={CACHE}/filler bs=64k")
     full = cluster.finish(run)
     assert (full.code != 0, full.result["reason"]) == (True, "disk_full"), full.output
@@ -215,7 +215,7 @@ def test_a_copy_goes_over_the_mesh_key_and_the_second_run_changes_nothing(cluste
 def test_a_worker_that_is_unplugged_in_mid_copy_is_named_and_the_next_copy_goes_on(cluster):
     slow_rsync(cluster)
     run = cluster.start("copy_weights", repo=REAL, weights_hold_seconds=0.5)
-    wait_for(lambda: amount(staged(cluster)) > 5 << 20, what="more than a file")
+    patiently(lambda: amount(staged(cluster)) > 5 << 20, "more than a file")
     cluster.unplug("spark2")
     before = staged(cluster)
     cut = cluster.finish(run)
@@ -234,7 +234,7 @@ def test_a_worker_that_is_unplugged_in_mid_copy_is_named_and_the_next_copy_goes_
 def test_a_copy_outlives_ssh_and_a_cancel_ends_it_at_both_ends(cluster, monkeypatch):
     slow_rsync(cluster, 100)  # it is still under way when a slow machine has come to the second run
     run = cluster.start("copy_weights", repo=REAL, weights_hold_seconds=0.5)
-    wait_for(lambda: staged(cluster), what="the first of it")
+    patiently(lambda: staged(cluster), "the first of it")
     cluster.lab.close_connections()
     cluster.lab.root("spark1", "pkill", "-KILL", "-f", "sshd: spark", check=False)
     cut = cluster.finish(run)
@@ -246,15 +246,15 @@ def test_a_copy_outlives_ssh_and_a_cancel_ends_it_at_both_ends(cluster, monkeypa
         monkeypatch.setenv(key, value)
     store = JobStore(Path(cluster.environment["SPARK_CONTROL_STATE"]), PROJECT)
     job = store.start("copy_weights", {"repo": REAL})
-    wait_for(lambda: (store.get(job.id).view().percent or 0) > 0, what="progress on the page")
+    patiently(lambda: (store.get(job.id).view().percent or 0) > 0, "progress on the page")
     assert shell(cluster, "spark1", "pgrep -x rsync") == running
     assert store.cancel(job.id)
-    wait_for(lambda: store.get(job.id).finished, what="the cancelled job's end")
+    patiently(lambda: store.get(job.id).finished, "the cancelled job's end")
     ended = store.get(job.id)
     assert ended.status == "cancelled"
     assert "the copy to spark2 was stopped at" in ended.result["message"]
     for host in ("spark1", "spark2"):
-        wait_for(lambda host=host: not shell(cluster, host, "pgrep -x rsync"), what=f"the end of rsync on {host}")
+        patiently(lambda host=host: not shell(cluster, host, "pgrep -x rsync"), f"the end of rsync on {host}")
     assert staged(cluster)
 
 
@@ -285,7 +285,7 @@ def test_a_far_disk_that_is_too_small_is_told_first_and_one_that_fills_up_is_tol
     small_disk(cluster, "spark2", "16m")
     slow_rsync(cluster)
     run = cluster.start("copy_weights", repo=REAL, weights_hold_seconds=0.5)
-    wait_for(lambda: amount(staged(cluster)) > 1 << 20, what="a part of it")
+    patiently(lambda: amount(staged(cluster)) > 1 << 20, "a part of it")
     shell(cluster, "spark2", f"dd if=/dev/zero of={CACHE}/filler bs=64k")
     full = cluster.finish(run)
     assert (full.code != 0, full.result["reason"]) == (True, "disk_full"), full.output

@@ -53,18 +53,27 @@ def test_the_folder_of_the_real_project_is_laid_whatever_is_asked_for(monkeypatc
 def test_a_test_for_another_shape_than_the_given_one_is_skipped_and_says_why(monkeypatch, real, words, shape):
     (real / "launch-cluster.sh").write_text(f"#!/bin/bash\necho 'exec {words}'\nexit 1\n")
     monkeypatch.setenv("LAUNCHER_DIR", str(real))
-    choose = launcher.__wrapped__
     for wanted in SHAPES:
-        request = type("Request", (), {"param": wanted})()
         if wanted == shape:
-            assert choose(request, None) == wanted
+            assert chosen(param=wanted) == wanted
         else:
             with pytest.raises(pytest.skip.Exception, match=f"for the launcher of {wanted}.* like that of {shape}"):
-                choose(request, None)
-    assert choose(type("Request", (), {})(), None) is None
+                chosen(param=wanted)
+    others = [other for other in SHAPES if other != shape]
+    with pytest.raises(pytest.skip.Exception, match=f"for the launcher of {' or '.join(others)}"):
+        chosen(*others)
+    assert chosen(*SHAPES) == shape
+    assert chosen() is None
 
 
-@pytest.mark.parametrize("wanted", SHAPES)
-def test_without_a_folder_nothing_is_left_out(monkeypatch, wanted):
+def test_without_a_folder_nothing_is_left_out(monkeypatch):
     monkeypatch.delenv("LAUNCHER_DIR", raising=False)
-    assert launcher.__wrapped__(type("Request", (), {"param": wanted})(), None) == wanted
+    assert [chosen(param=shape) for shape in SHAPES] == list(SHAPES)
+    assert [chosen(), chosen("january", "october")] == [None, "january"]
+
+
+def chosen(*marked: str, **request) -> str | None:
+    """What the fixture `launcher` says to a test with that mark, or with that `param`."""
+    mark = pytest.mark.launcher(*marked).mark if marked else None
+    node = type("Node", (), {"get_closest_marker": lambda self, name: mark})()
+    return launcher.__wrapped__(type("Request", (), {"node": node, **request})(), None)
