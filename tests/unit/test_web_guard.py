@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from webui.app import host_allowed, same_origin
+from webui.guard import host_allowed, same_origin
 
 pytest_plugins = ["tests.unit.test_web_support"]
 

@@ -36,7 +36,7 @@ def respond(problem):
         body = {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
         if problem.errors:
             body["errors"] = problem.errors
-        body |= problem.more
+        body |= problem.more | as_cohere(request.path, problem.detail)
         response = Response(json.dumps(body) + "\n", problem.status, mimetype="application/problem+json")
     else:
         fragment = _is_fragment()
@@ -46,6 +46,11 @@ def respond(problem):
             response.headers.extend({"HX-Retarget": "#dialog", "HX-Reswap": "innerHTML", "HX-Reselect": "dialog"})
     response.headers.extend(problem.headers)
     return response
+
+
+def as_cohere(path, text):
+    """What an error has beside problem details where Cohere's clients ask: {"message"}, as its API has it."""
+    return {"message": text} if path.startswith("/v2/") else {}
 
 
 def _is_fragment():

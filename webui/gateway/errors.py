@@ -15,6 +15,7 @@ TYPES = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     422: "invalid_request_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     502: "upstream_error",
     503: "service_unavailable",
@@ -59,6 +60,11 @@ def from_problem(problem):
     return response
 
 
+def is_openai(path):
+    """Whether errors have OpenAI's shape there."""
+    return path.startswith("/v1/")
+
+
 def speaks_openai():
     """Whether this request's errors have OpenAI's shape."""
-    return request.path.startswith("/v1/")
+    return is_openai(request.path)
