@@ -72,14 +72,16 @@ class Refusal(Exception):
 
 
 class Source(Unreader):
-    """What a connection has sent and nobody has taken yet. live: a thread has it, and waits for more.
+    """What a connection has sent and nobody has taken yet.
 
-    That thread's wait ends with a TimeoutError after PATIENCE seconds of silence, and of a trickle.
+    live: a thread has it, and waits for more; ended: none comes. Its wait ends with a TimeoutError after PATIENCE
+    seconds of silence, and of a trickle.
     """
 
     def __init__(self, sock):
         super().__init__()
-        self.sock, self.live, self._waited, self._taken = sock, False, 0.0, 0
+        self.sock, self.live, self.ended = sock, False, False
+        self._waited, self._taken = 0.0, 0
 
     def __len__(self):
         return self.buf.getbuffer().nbytes
@@ -96,6 +98,7 @@ class Source(Unreader):
         data = self.sock.recv(min(max(size_hint or 0, 8192), 1 << 20))
         self._waited += time.monotonic() - began
         self._taken += len(data)
+        self.ended = not data
         if self._waited > PATIENCE + self._taken / SLOWEST:
             raise TimeoutError("it comes too slowly")
         return data
@@ -155,10 +158,10 @@ class Incoming:
             raise
         except Exception as error:
             raise Cut("it is wrongly chunked, or cut short") from error
+        if self._source.ended:  # what is left of it was taken for all of it
+            raise Cut("it is cut short")
         if is_read(self._request):
             self.close()
-        elif not data and size:
-            raise Cut("it is cut short")
         return data
 
     def close(self):
@@ -170,8 +173,9 @@ class Incoming:
 
 def is_read(request):
     """Whether the whole of a request's body has been taken from its connection."""
-    reader = request.body.reader
-    return not request.body.failed and (reader.length == 0 if isinstance(reader, LengthReader) else not reader.parser)
+    body, reader = request.body, request.body.reader
+    over = reader.length == 0 if isinstance(reader, LengthReader) else not reader.parser
+    return over and not body.failed and not request.unreader.ended
 
 
 class Answer(wsgi.Response):

@@ -178,6 +178,8 @@ def _with_model(upload, exchange, service):
     elif asked and asked not in names:
         raise unknown(asked, [*names, ALIAS] if names else [])
     length = upload.length
+    if finder.marked and length is not None:
+        length -= 3
     if instead is not None and length is not None:
         length += len(instead) - (finder.end - finder.start)
     return _pieces(upload, exchange, finder, instead), length, asked
