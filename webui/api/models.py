@@ -17,7 +17,7 @@ PATIENCE = 20  # seconds that a caller of /api/models/suggest waits
 def models():
     """List the models on the Sparks and the recipes; `at` is null while nobody has looked at the Sparks yet."""
     cluster = current_app.extensions["cluster"]
-    facts = cluster.facts()
+    facts = cluster.now()
     if facts.probe is None:
         cluster.look()
     return jsonify(
