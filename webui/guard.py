@@ -26,6 +26,7 @@ PRIVATE = (".localhost", ".local", ".internal", ".home.arpa", ".startos")
 SHARED = ("/v1", "/v2", "/scrub", "/rehydrate", "/api/search", "/api/audio")
 TOLD = "X-Request-Id, Retry-After"  # headers of an answer that such a page may read
 PREFLIGHT = 600  # seconds for which a browser remembers that it may
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{0,5}))?")
 NAME = re.compile(r"\.?(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,30}://([a-z0-9_.-]{1,255}|\[[0-9a-f:.]{2,45}\])(:\d{1,5})?")
 FIELDS = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}){0,63}")
@@ -120,13 +121,10 @@ def host_allowed(host, names):
 
     A page of a stranger that rebinds its DNS name to our address still sends its own name.
     """
-    try:
-        parts = urlsplit("//" + host)
-        name, _port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
+    found = HOST.fullmatch(host)
+    if not found or int(found[2] or 0) > 65535:
         return False
-    if not name or not host.isprintable() or set(host) & set("@/\\?# "):
-        return False
+    name = found[1].lower().strip("[]").rstrip(".")
     if name in names:
         return True
     address = _address(name)

@@ -139,7 +139,7 @@ def test_silence_is_not_an_error():
 
 @pytest.fixture
 def client(web_project, vllm):
-    """A client of an app in whose inventory that vLLM is, and the app's cluster: Qwen serves, and nobody has watched."""
+    """A client of an app in whose inventory that vLLM is, and the app's cluster: Qwen serves, nobody has watched."""
     path = web_project.folder / "inventory/hosts.yml"
     path.write_text(path.read_text().replace("vllm_port: 9", f"vllm_port: {vllm[0].rpartition(':')[2]}"))
     web_project.lay("probe", probe())
