@@ -7,7 +7,7 @@ import resource
 import socket
 import sys
 
-from webui import worker
+from webui import arrivals, worker
 
 # 128 open pages, 192 requests through the gateway, 64 long bodies that arrive, and some to answer everybody else.
 THREADS = 448
@@ -49,7 +49,7 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
                 "timeout": 60,
                 "accesslog": "-" if access_log else None,
                 "loglevel": "warning",
-                "limit_request_line": worker.LINE,
+                "limit_request_line": arrivals.LINE,
                 "forwarder_headers": "",  # no header of a caller's is a path of ours
                 "proc_name": "spark-control",
                 "control_socket_disable": True,

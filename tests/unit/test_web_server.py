@@ -24,11 +24,12 @@ from tests.support import wait_for
 THREADS = 448
 PROGRAM = """
 import sys
-from webui import serve, worker
+from webui import arrivals, serve, worker
 port, state, inventory, *bounds = sys.argv[1:]
 for bound in bounds:
     name, _, value = bound.partition("=")
-    setattr(worker, name, type(getattr(worker, name))(value))
+    module = arrivals if hasattr(arrivals, name) else worker
+    setattr(module, name, type(getattr(module, name))(value))
 serve.main("127.0.0.1", int(port), state, config={"INVENTORY": inventory})
 """
 JSON = {"Content-Type": "application/json"}
@@ -49,7 +50,7 @@ class Slow(Upstream):
 
 
 class Server:
-    """`spark-control serve` on a port of its own, in front of an upstream, with other bounds of webui.worker."""
+    """`spark-control serve` on a port of its own, in front of an upstream, with other bounds than it has."""
 
     def __init__(self, folder: Path, upstream: Upstream, **bounds):
         self.port, inventory = free_port(), folder / "hosts.yml"
