@@ -42,10 +42,12 @@ class LivePoller:
 
     def __init__(self):
         self.state, self._lock, self._client = Live(), threading.Lock(), None
+        self.changed = 0.0  # epoch of the last change of what serves: no older answer is of use
 
     def poll(self, url):
         """Ask now, unless the last answer is younger than 5 s or somebody else is asking. Returns the Live."""
-        if time.time() - self.state.at < self.EVERY or not self._lock.acquire(blocking=False):
+        known = time.time() - self.state.at < self.EVERY and self.state.at >= self.changed
+        if known or not self._lock.acquire(blocking=False):
             return self.state
         try:
             self.state = self._ask(url)
@@ -231,15 +233,21 @@ class Cluster:
             return self._facts
 
     def now(self):
-        """The Facts with an answer of vLLM that is at most FRESH old; `old` if none came within a MOMENT."""
-        if self._is_old(self.FRESH):
-            self.ask_live(self.MOMENT)
-        return replace(self.facts(), live=self.live.state, old=self._is_old(self.FRESH))
+        """The Facts with an answer of vLLM that is at most FRESH old, and not from before the last change of ours.
 
-    def _is_old(self, seconds):
-        """Whether there is a vLLM whose last answer is older than that."""
+        `old` if none came within a MOMENT.
+        """
+        facts = self.facts()
+        if self._is_old(self.FRESH, facts):
+            self.ask_live(self.MOMENT)
+        return replace(facts, live=self.live.state, old=self._is_old(self.FRESH, facts))
+
+    def _is_old(self, seconds, facts):
+        """Whether there is a vLLM whose last answer is older than that, or than the last change of ours."""
+        self.live.changed = (facts.last and facts.last.ended) or 0.0
         has_one = bool(self._inventory and self._inventory.groups.get("vllm"))
-        return has_one and time.time() - self.live.state.at > seconds
+        at = self.live.state.at
+        return has_one and (time.time() - at > seconds or at < self.live.changed)
 
     def _read(self):
         newest = {name: self.ledger.latest(name) for name in ("probe", "swap", "stop_model", "gpu_lease")}
@@ -339,10 +347,10 @@ class Cluster:
         self.inventory()
         facts = self.facts(fresh=True)
         self._probe(facts)
-        if self._watchers and time.time() - self.live.state.at >= LivePoller.EVERY:
+        if self._watchers and self._is_old(LivePoller.EVERY, facts):
             self.ask_live()
         # A stream of pages says so later than a page that is opened: an answer that takes its time is no news.
-        facts = replace(facts, old=self._is_old(3 * self.FRESH))
+        facts = replace(facts, old=self._is_old(3 * self.FRESH, facts))
         for listener in self.listeners:
             listener(facts)
 

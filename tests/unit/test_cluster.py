@@ -202,6 +202,15 @@ def test_another_model_that_answers_is_named(client, vllm):
     assert "Serving gemma" in text(page)
 
 
+def test_an_answer_from_before_our_own_change_is_none(client, web_project):
+    page, cluster = client
+    cluster.live.state = Live(at=time.time() - 2, answers=False)
+    assert "does not answer" in text(page)
+    web_project.lay("swap", outcome(kind="serving"), ago=5)  # it ended a second ago
+    cluster.facts(fresh=True)
+    assert "All well." in text(page)
+
+
 def test_what_is_not_answered_in_a_moment_is_shown_as_old(client, vllm):
     page, cluster = client
     assert "All well." in text(page)

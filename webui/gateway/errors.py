@@ -54,7 +54,7 @@ def respond(refused):
 
 def from_problem(problem):
     """The same for a refusal of the guards that every request passes (host, origin, token, size)."""
-    code = {401: "invalid_api_key", 404: "unknown_url"}.get(problem.status)
+    code = {401: "invalid_api_key", 404: "unknown_url", 413: "request_too_large"}.get(problem.status)
     response = respond(Refused(problem.status, problem.detail, code=code))
     response.headers.extend(problem.headers)
     return response
