@@ -148,6 +148,12 @@ class Incoming:
             received()
 
 
+def codings(request):
+    """The transfer codings of a request's body, in lower case."""
+    told = ",".join(value for name, value in request.headers if name == "TRANSFER-ENCODING")
+    return {coding.strip().lower() for coding in told.split(",")}
+
+
 def is_read(request):
     """Whether the whole of a request's body has been taken from its connection."""
     body, reader = request.body, request.body.reader
@@ -214,6 +220,8 @@ class Connection:
         self.head, self.searched = bytearray(), 0
         self.request = Request(cfg, self.source, self.address, self.requests)
         if not isinstance(self.request.body.reader, LengthReader):
+            if {"gzip", "deflate", "compress"} & codings(self.request):
+                raise Refusal(501, "This transfer coding is not known here.")
             self.chunks = Chunks()
             self.chunks.feed(self.source.buf.getvalue())
         return True

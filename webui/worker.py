@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import selectors
 import socket
 import time
@@ -28,7 +29,8 @@ LINGER = 30.0  # seconds, and
 LINGER_SILENCE = 2.0  # seconds, and
 LINGER_BYTES = 256 << 20  # bytes that are still taken in after the last answer, so that it is not lost to a reset
 UPLOADS = 64  # long bodies that are received at once
-CONNECTIONS = 1000
+CONNECTIONS = 1000  # open at once, as far as this process may open so many
+OTHERS = 400  # files that are no connections of clients: those to services, and what is read and written
 HELD = 64 << 20  # bytes of requests that have not arrived
 PIECE = 65536
 TAKEN = 64  # connections that are accepted in one turn
@@ -77,6 +79,8 @@ class PollingWorker(Worker):
     def run(self):
         """Serve until told to stop; then let what is being answered come to its end, for `graceful_timeout` seconds."""
         cores.pin()  # before the first thread for a request is made
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = CONNECTIONS if files == resource.RLIM_INFINITY else max(64, min(CONNECTIONS, files - OTHERS))
         self.threads = ThreadPoolExecutor(self.cfg.threads, "request")
         self.poller = selectors.DefaultSelector()
         self._wake = os.pipe()
@@ -132,7 +136,7 @@ class PollingWorker(Worker):
     def _accept(self, listener):
         server = listener.getsockname()
         for _ in range(TAKEN):
-            if self.open >= CONNECTIONS and not self._make_room():
+            if self.open >= self.most and not self._make_room():
                 return self._accepting(False)  # all of them are being answered
             try:
                 sock, address = listener.accept()

@@ -47,8 +47,8 @@ class Model(Upstream):
         self._events(sock, *told, DONE)
 
     def say_returns(self, sock, seen):
-        told = [event.replace(b"\n", b"\r") for event in (piece("Hi"), b": ping\n", piece(" you"), piece(reason="stop"))]
-        self._events(sock, *told, b"data: [DONE]")
+        told = (piece("Hi"), b": ping\n", piece(" you"), piece(reason="stop"))
+        self._events(sock, *(event.replace(b"\n", b"\r") for event in told), b"data: [DONE]")
 
     def say_wait(self, sock, seen):
         self._events(sock, piece("One"), end=False)

@@ -228,9 +228,9 @@ def test_long_bodies_that_stop_leave_the_others_their_threads(hasty):
 
 
 def test_when_there_are_too_many_the_oldest_makes_room(tmp_path, upstream):
-    made = Server(tmp_path, upstream, CONNECTIONS=40)
+    made = Server(tmp_path, upstream, CONNECTIONS=80)
     try:
-        held = [made.connect() for _ in range(60)]
+        held = [made.connect() for _ in range(100)]
         for sock in held:
             sock.sendall(HALVES["half a head"])
         assert made.answers()
@@ -257,6 +257,7 @@ NO_REQUESTS = [
     (b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400),
     (b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: br\r\n\r\n", 501),
+    (b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     (b"POST %s HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\n\r\n", 417),
     (b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
 ]

@@ -68,9 +68,11 @@ def fields(data, allowed, required=()):
 
 
 def body():
-    """The request's JSON object. Raises Problem 415 (not JSON by its type), 400 (not JSON), 422 (not an object)."""
+    """The request's JSON object. Raises Problem 415 (no JSON by its type, or packed), 400 (no JSON), 422 (no object)."""
     if request.mimetype != "application/json":
         raise Problem(415, "Send JSON, with the header Content-Type: application/json.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        raise Problem(415, "Send the body uncompressed.")
     raw = request.get_data(cache=False)
     try:
         data = json.loads(raw, object_pairs_hook=_once)
