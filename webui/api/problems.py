@@ -68,7 +68,7 @@ def fields(data, allowed, required=()):
 
 
 def body():
-    """The request's JSON object. Raises Problem 415 (no JSON by its type, or packed), 400 (no JSON), 422 (no object)."""
+    """The request's JSON object. Raises Problem 415 (not JSON by its type; packed), 400 (not JSON), 422 (no object)."""
     if request.mimetype != "application/json":
         raise Problem(415, "Send JSON, with the header Content-Type: application/json.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
