@@ -1,29 +1,31 @@
-"""Serve the pages, the JSON twin and the gateway: gunicorn, one process, 384 threads (made as they are needed)."""
+"""Serve the pages, the JSON twin and the gateway: gunicorn, one process, 448 threads (made as they are needed)."""
 
 import errno
 import logging
 import os
+import resource
 import socket
 import sys
 
-from webui import cores
+from webui import arrivals, worker
 
-THREADS = 384  # 128 open pages, 192 requests through the gateway, and some to answer everybody else
+# 128 open pages, 192 requests through the gateway, 64 long bodies that arrive, and some to answer everybody else.
+THREADS = 448
+FILES = 4096  # open at once: a connection is one, and so is each that the gateway opens for it
 PORT = 9999
 
 
 def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=None):
     """Serve until SIGTERM or SIGINT. Returns never; exits 1 with a plain sentence when the port is taken."""
+    from webui import guard
+
+    guard.rules(guard.from_environment() | (config or {}))  # what is wrong with them is told now, and once
     listener = listen(host, port)
+    more_files()
     from gunicorn.app.base import BaseApplication
-    from gunicorn.workers.gthread import ThreadWorker
 
-    class Worker(ThreadWorker):
+    class Worker(worker.PollingWorker):
         """Ends its streams when it is told to stop, so that an open page does not hold it up."""
-
-        def run(self):
-            cores.pin()  # before the first thread for a request is made
-            super().run()
 
         def handle_exit(self, sig, frame):
             extensions = getattr(self.wsgi, "extensions", {})
@@ -43,13 +45,12 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
                 "worker_class": Worker,
                 "workers": 1,
                 "threads": THREADS,
-                "worker_connections": 1000,
                 "graceful_timeout": 1,
                 "timeout": 60,
-                "keepalive": 15,
                 "accesslog": "-" if access_log else None,
                 "loglevel": "warning",
-                "limit_request_line": 4094,
+                "limit_request_line": arrivals.LINE,
+                "forwarder_headers": "",  # no header of a caller's is a path of ours
                 "proc_name": "spark-control",
                 "control_socket_disable": True,
             }
@@ -71,6 +72,14 @@ def main(host="0.0.0.0", port=PORT, state_dir=None, *, access_log=False, config=
     where = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{listener.getsockname()[1]}"
     print(f"Spark Control is on {where}", flush=True)
     Server().run()
+
+
+def more_files():
+    """Let this process have FILES open at once, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host, port):

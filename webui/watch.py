@@ -1,7 +1,7 @@
 """What is known of the cluster: vLLM's health over HTTP and the newest facts of the jobs, kept fresh while watched.
 
-Nothing here changes a Spark or waits for one while a page is rendered: pages read `Cluster.facts()`, and one background
-thread keeps it fresh for as long as somebody watches.
+Nothing here changes a Spark. One background thread keeps `Cluster.facts()` fresh for as long as somebody watches; where
+nobody has, `Cluster.now()` asks vLLM before a page is rendered, and waits for no more than a moment.
 """
 
 import contextlib
@@ -42,10 +42,12 @@ class LivePoller:
 
     def __init__(self):
         self.state, self._lock, self._client = Live(), threading.Lock(), None
+        self.changed = 0.0  # epoch of the last change of what serves: no older answer is of use
 
     def poll(self, url):
         """Ask now, unless the last answer is younger than 5 s or somebody else is asking. Returns the Live."""
-        if time.time() - self.state.at < self.EVERY or not self._lock.acquire(blocking=False):
+        known = time.time() - self.state.at < self.EVERY and self.state.at >= self.changed
+        if known or not self._lock.acquire(blocking=False):
             return self.state
         try:
             self.state = self._ask(url)
@@ -92,7 +94,7 @@ class Facts:
 
     probe: the last probe's result or None; probe_job: its Job; probe_error: why the newest probe gave nothing;
     looking: a probe runs now; serving, lease: from the newest job that knows; running: [Job]; last: the newest ended
-    job that changes the cluster, or None.
+    job that changes the cluster, or None; old: `live` is older than what is shown as the present may be.
     """
 
     at: float
@@ -106,6 +108,7 @@ class Facts:
     live: Live = Live()
     running: tuple = ()
     last: object = None
+    old: bool = False
 
     @property
     def recipes(self):
@@ -173,6 +176,8 @@ class Cluster:
     """The newest facts, and the thread that keeps them new."""
 
     TICK = 0.5  # seconds between looks at the job folders while somebody watches
+    FRESH = 5.0  # seconds for which an answer of vLLM is the present
+    MOMENT = 0.3  # seconds that a page waits for a newer one
     PROBE_EVERY = 180
     PROBE_OLD = 120
 
@@ -186,6 +191,7 @@ class Cluster:
         self._facts, self._facts_at = None, 0.0
         self._watchers, self._wake, self._thread = 0, threading.Event(), None
         self._asked, self._changing, self._recipes = False, set(), None
+        self._asking, self._asking_lock = None, threading.Lock()
         self._probe_job, self._probe_started, self._probe_error = None, 0.0, None
 
     def _sources(self, inventory):
@@ -225,6 +231,23 @@ class Cluster:
             if fresh or self._facts is None or time.monotonic() - self._facts_at > self.TICK * 0.8:
                 self._facts, self._facts_at = self._read(), time.monotonic()
             return self._facts
+
+    def now(self):
+        """The Facts with an answer of vLLM that is at most FRESH old, and not from before the last change of ours.
+
+        `old` if none came within a MOMENT.
+        """
+        facts = self.facts()
+        if self._is_old(self.FRESH, facts):
+            self.ask_live(self.MOMENT)
+        return replace(facts, live=self.live.state, old=self._is_old(self.FRESH, facts))
+
+    def _is_old(self, seconds, facts):
+        """Whether there is a vLLM whose last answer is older than that, or than the last change of ours."""
+        self.live.changed = (facts.last and facts.last.ended) or 0.0
+        has_one = bool(self._inventory and self._inventory.groups.get("vllm"))
+        at = self.live.state.at
+        return has_one and (time.time() - at > seconds or at < self.live.changed)
 
     def _read(self):
         newest = {name: self.ledger.latest(name) for name in ("probe", "swap", "stop_model", "gpu_lease")}
@@ -293,14 +316,23 @@ class Cluster:
             self._thread.start()
 
     def ask_live(self, wait=0.0):
-        """Have vLLM asked in the background; wait up to `wait` seconds for the answer. Returns the Live."""
-        thread = threading.Thread(target=lambda: self.live.poll(self.url()), name="live", daemon=True)
-        thread.start()
-        thread.join(wait)
+        """Have vLLM asked in the background; wait up to `wait` seconds for the answer. Returns the Live.
+
+        Whoever asks meanwhile waits for the same answer. Nothing is asked before it is known whom.
+        """
+        if self._inventory is None:
+            return self.live.state
+        with self._asking_lock:
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=lambda: self.live.poll(self.url()), name="live", daemon=True)
+                self._asking.start()
+            asking = self._asking
+        asking.join(wait)
         return self.live.state
 
     def _run(self):
         self.inventory()
+        self.ask_live()  # the first time takes longest
         while True:
             try:
                 self.tick()
@@ -315,8 +347,10 @@ class Cluster:
         self.inventory()
         facts = self.facts(fresh=True)
         self._probe(facts)
-        if self._watchers and time.time() - self.live.state.at >= LivePoller.EVERY:
+        if self._watchers and self._is_old(LivePoller.EVERY, facts):
             self.ask_live()
+        # A stream of pages says so later than a page that is opened: an answer that takes its time is no news.
+        facts = replace(facts, old=self._is_old(3 * self.FRESH, facts))
         for listener in self.listeners:
             listener(facts)
 

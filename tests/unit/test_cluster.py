@@ -1,16 +1,21 @@
 """The inventory as objects, vLLM over HTTP, and when a look at the Sparks is due."""
 
+import html
 import json
 import os
+import re
 import threading
+import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support import wait_for
 from tests.unit.web_project import outcome, probe
 from webui.cluster import read_inventory
 from webui.jobs import JobStore
-from webui.watch import Cluster, LivePoller
+from webui.watch import Cluster, Live, LivePoller
 
 
 def read(tmp_path, text):
@@ -78,13 +83,17 @@ class Vllm(BaseHTTPRequestHandler):
 
     tokens = 1000.0
     asked = 0
+    model, dead, go = "qwen", False, None
 
     def do_GET(self):
         type(self).asked += 1
+        self.go.wait(20)
+        if self.dead:
+            return self.send_error(503)
         labels = '{engine="0",model_name="qwen"}'
         answer = {
             "/health": "",
-            "/v1/models": json.dumps({"object": "list", "data": [{"id": "qwen", "object": "model"}]}),
+            "/v1/models": json.dumps({"object": "list", "data": [{"id": self.model, "object": "model"}]}),
             "/metrics": f"# HELP x\nvllm:num_requests_running{labels} 2.0\nvllm:num_requests_waiting{labels} 1.0\n"
             f"vllm:generation_tokens_total{labels} {self.tokens}\n",
         }[self.path].encode()
@@ -92,6 +101,7 @@ class Vllm(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
+        return None
 
     def log_message(self, *_):
         """Be quiet."""
@@ -99,7 +109,8 @@ class Vllm(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def vllm():
-    handler = type("Handler", (Vllm,), {})
+    handler = type("Handler", (Vllm,), {"go": threading.Event()})
+    handler.go.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
@@ -131,6 +142,110 @@ def test_silence_is_not_an_error():
     assert live.answers is False
     assert live.at > 0
     assert LivePoller().poll(None).answers is False
+
+
+@pytest.fixture
+def client(web_project, vllm):
+    """A client of an app in whose inventory that vLLM is, and the app's cluster: Qwen serves, nobody has watched."""
+    path = web_project.folder / "inventory/hosts.yml"
+    path.write_text(path.read_text().replace("vllm_port: 9", f"vllm_port: {vllm[0].rpartition(':')[2]}"))
+    web_project.lay("probe", probe())
+    app = web_project.app()
+    app.extensions["cluster"].inventory()
+    app.extensions["cluster"].MOMENT = 20.0  # a busy machine may need more than a moment
+    return app.test_client(), app.extensions["cluster"]
+
+
+def text(client, path="/"):
+    """The words of a page."""
+    page = client.get(path, headers={"Accept": "text/html"}).get_data(as_text=True)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def first_events(client):
+    """The first fragments that an open dashboard gets."""
+    events = client.get("/events", buffered=False)
+    seen = ""
+    for piece in events.response:
+        seen += piece.decode()
+        if "event: serving" in seen:
+            break
+    events.close()
+    return seen
+
+
+@pytest.mark.parametrize("state", [Live(), Live(at=1.0, answers=True, models=("other",)), Live(at=1.0, answers=False)])
+def test_a_page_shows_what_answers_now_although_nobody_has_watched(client, state):
+    page, cluster = client
+    for address in ("/", "/chat"):
+        cluster.live.state = state
+        shown = text(page, address)
+        assert "Qwen3.6 35B" in shown
+        assert "does not answer" not in shown
+        assert "Last seen" not in shown
+    cluster.live.state = state
+    assert "All well." in first_events(page)
+    cluster.live.state = state
+    assert "All well." in text(page)
+    cluster.live.state = state
+    models = page.get("/api/models").json["models"]
+    assert [row["state"] for row in models if row["serving"]] == ["serving"]
+
+
+def test_a_page_says_that_nothing_answers_although_something_did(client, vllm):
+    page, cluster = client
+    assert "All well." in text(page)
+    vllm[1].dead = True
+    cluster.live.state = replace(cluster.live.state, at=time.time() - 6)
+    assert "Qwen3.6 35B does not answer" in text(page)
+    assert "Qwen3.6 35B does not answer" in text(page, "/chat")
+
+
+def test_another_model_that_answers_is_named(client, vllm):
+    page, cluster = client
+    assert "Serving Qwen3.6 35B" in text(page)
+    vllm[1].model = "gemma"
+    cluster.live.state = replace(cluster.live.state, at=time.time() - 6)
+    assert "Serving gemma" in text(page)
+
+
+def test_an_answer_from_before_our_own_change_is_none(client, web_project):
+    page, cluster = client
+    cluster.live.state = Live(at=time.time() - 2, answers=False)
+    assert "does not answer" in text(page)
+    web_project.lay("swap", outcome(kind="serving"), ago=5)  # it ended a second ago
+    cluster.facts(fresh=True)
+    assert "All well." in text(page)
+
+
+def test_what_is_not_answered_in_a_moment_is_shown_as_old(client, vllm):
+    page, cluster = client
+    assert "All well." in text(page)
+    cluster.MOMENT = Cluster.MOMENT
+    vllm[1].go.clear()
+    try:
+        for ago, said in ((180, "for 3 min"), (time.time(), "has not said yet")):
+            at = time.time() - ago
+            cluster.live.state = replace(cluster.live.state, at=0.0 if at < 1 else at)
+            shown = text(page)
+            assert "Last seen serving Qwen3.6 35B" in shown
+            assert said in shown
+            assert "All well." not in shown
+            assert "Last seen serving Qwen3.6 35B" in text(page, "/chat")
+    finally:
+        vllm[1].go.set()
+    wait_for(lambda: "All well." in text(page))
+
+
+def test_pages_that_are_opened_at_once_ask_once(client, vllm):
+    page, cluster = client
+    cluster.MOMENT = 0.01
+    vllm[1].go.clear()
+    before = vllm[1].asked
+    for _ in range(5):
+        text(page)
+    assert vllm[1].asked - before <= 1
+    vllm[1].go.set()
 
 
 class Store(JobStore):

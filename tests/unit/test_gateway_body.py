@@ -62,7 +62,17 @@ def test_bytes_of_any_kind_end_in_an_answer(body, size):
             finder.value()
 
 
-@pytest.mark.parametrize("body", [b"[]", b'"model"', b"null", b"{1:2}", b'{"a" 1}', b'{"a":1 "b":2}', b"\xef\xbb\xbf{}",
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_byte_order_mark_is_passed_over_once(size):
+    finder = find(b'\xef\xbb\xbf {"model": "x"}', size)
+    assert (finder.value(), finder.marked, bytes(finder.buffer[:2])) == ("x", True, b" {")
+    assert not find(b'{"model": "x"}', size).marked
+    for twice in (b"\xef\xbb\xbf\xef\xbb\xbf{}", b" \xef\xbb\xbf{}", b"\xff\xfe{\x00}\x00"):
+        with pytest.raises(Broken):
+            find(twice, size)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"model"', b"null", b"{1:2}", b'{"a" 1}', b'{"a":1 "b":2}', b"\xef\xbb{}",
                                   b"{,}", b'{"a":}', b'{"model":"\\ud8"}', b"{\x00", b"x", b'{"a":1,}'])  # fmt: skip
 def test_what_is_no_object_is_refused(body):
     with pytest.raises(Broken):

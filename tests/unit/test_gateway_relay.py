@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,9 +19,55 @@ from tests.support import wait_for
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "model": MODEL}
 
 
+PING = b": ping\n"
+
+
+class Odd(Upstream):
+    """An upstream that does what few do. known: whether it tells its models; before, it keeps the asker waiting."""
+
+    def __init__(self):
+        self.known = threading.Event()
+        self.known.set()
+        super().__init__()
+
+    @property
+    def models(self):
+        self.known.wait(20)
+        return [MODEL]
+
+    @models.setter
+    def models(self, _names):
+        pass
+
+    def do_pings(self, sock, seen):
+        """A comment, and the event when told to go on."""
+        self._events(sock, PING, end=False)
+        self.go.wait(20)
+        sock.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE))
+
+    def do_carriage_returns(self, sock, seen):
+        self._events(sock, EVENT.replace(b"\n", b"\r"), end=False)
+        self.go.wait(20)
+        sock.sendall(b"0\r\n\r\n")
+
+    def do_end_without_newline(self, sock, seen):
+        self._events(sock, EVENT, DONE.strip())
+
+    def do_done_then_cut(self, sock, seen):
+        self._events(sock, EVENT, DONE, end=False)
+
+    def do_half_an_answer(self, sock, seen):
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{")
+        self._until_gone(sock, seen)
+
+    def do_half_a_file(self, sock, seen):
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nContent-Length: 50000000\r\n\r\n" + b"x" * 100_000)
+        self._until_gone(sock, seen)
+
+
 @pytest.fixture(scope="module")
 def upstream():
-    made = Upstream()
+    made = Odd()
     yield made
     made.close()
 
@@ -133,6 +180,26 @@ def test_events_in_pieces_are_the_same_bytes(gateway):
     assert ask(gateway, behave="events")[2] == EVENT * 3 + LAST + DONE
 
 
+@pytest.mark.parametrize(("behave", "first"), [("pings", PING), ("carriage-returns", EVENT.replace(b"\n", b"\r"))])
+def test_what_is_whole_is_passed_on_at_once(gateway, upstream, behave, first):
+    upstream.go.clear()
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    headers = {"Content-Type": "application/json", "X-Behave": behave}
+    connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), headers)
+    answer = connection.getresponse()
+    assert answer.read1() == first
+    upstream.go.set()
+    assert answer.read() == (DONE if behave == "pings" else b"")
+    connection.close()
+
+
+@pytest.mark.parametrize(("behave", "end"), [("end-without-newline", DONE.strip()), ("done-then-cut", DONE)])
+def test_a_stream_that_told_its_end_is_whole(gateway, behave, end):
+    before = gateway.metric("requests_total", endpoint="chat", status="200")
+    assert ask(gateway, behave=behave)[2] == EVENT + end
+    assert gateway.metric("requests_total", endpoint="chat", status="200") == before + 1
+
+
 def test_a_large_answer_is_the_same_bytes(gateway):
     status, headers, body = ask(gateway, "/relay/file", None, "large", "GET")
     assert (status, headers["Content-Length"], len(body)) == (200, "30000000", 30_000_000)
@@ -187,8 +254,10 @@ def test_our_token_is_asked_for_and_goes_no_further(tmp_path, upstream):
     try:
         refused = problem(ask(made))
         assert (refused["status"], refused["code"]) == (401, "invalid_api_key")
-        told = json.loads(ask(made, Authorization="Bearer a-very-long-token-of-ours")[2])
-        assert "authorization" not in told["headers"]
+        for scheme in ("Bearer", "bearer", "BEARER", "Bearer  "):
+            told = json.loads(ask(made, Authorization=f"{scheme} a-very-long-token-of-ours")[2])
+            assert "authorization" not in told["headers"]
+        assert ask(made, Authorization="Basic a-very-long-token-of-ours")[0] == 401
         assert "a-very-long-token" not in made.log.read_text()
     finally:
         made.stop()
@@ -225,6 +294,16 @@ def test_an_unknown_model_is_openais_404(gateway, upstream):
 
 def test_no_model_is_the_upstreams_business(gateway):
     assert ask(gateway, body={"messages": []})[0] == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("model", ["default", MODEL])
+def test_a_byte_order_mark_is_passed_over(gateway, model, chunked):
+    data = json.dumps({**CHAT, "model": model}).encode()
+    sent = b"\xef\xbb\xbf" + data
+    sent = iter_of([sent[i : i + 1] for i in range(len(sent))]) if chunked else sent
+    told = json.loads(ask(gateway, body=sent, Transfer_Encoding="chunked" if chunked else None)[2])
+    assert told["body"] == data.decode().replace("default", MODEL)
 
 
 @pytest.mark.parametrize("name", [7, None, [], {}, "x" * 600])
@@ -409,6 +488,66 @@ def test_a_hang_up_closes_the_upstream(gateway, upstream, behave, reset):
     sock.close()
     # The bar of 0.5 s is measured in tests/bench/bench_gateway.py; the silence of 1.5 s would close it too.
     assert seen.gone.wait(1.2)
+
+
+STAGES = {
+    "at once": ("silent", CHAT, 0),
+    "within its body": ("", {"a": "x" * 900_000, **CHAT}, 300_000),
+    "within its body, the model known": ("", {**CHAT, "a": "x" * 900_000}, 300_000),
+    "before the answer": ("silent", CHAT, 0),
+    "within an answer": ("half-an-answer", CHAT, 0),
+    "within a file": ("half-a-file", CHAT, 0),
+    "within a stream": ("silent-stream", CHAT, 0),
+}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_hang_up_is_counted_as_one(gateway, upstream, stage, reset):
+    behave, body, sent = STAGES[stage]
+    data = json.dumps(body).encode()
+    before = {status: gateway.metric("requests_total", endpoint="chat", status=status) for status in ("499", "500")}
+    asked = len(upstream.asked(behave))
+    head = f"POST /v1/chat/completions HTTP/1.1\nHost: localhost\nContent-Type: application/json\nX-Behave: {behave}\n"
+    sock = raw(gateway, head + f"Content-Length: {len(data)}\n\n", data[: sent or len(data)])
+    if behave and stage != "at once":
+        assert wait_for(lambda: upstream.asked(behave)[asked:], 10, "the request")[0].answering.wait(10)
+    elif stage != "at once":
+        wait_for(lambda: gateway.metric("in_flight", service="chat") == 1, 10, "its place")
+    if stage in ("within a file", "within a stream"):
+        assert b"200" in sock.recv(30)
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    wait_for(lambda: gateway.metric("requests_total", endpoint="chat", status="499") > before["499"], 10, "its count")
+    assert gateway.metric("requests_total", endpoint="chat", status="500") == before["500"]
+
+
+def test_a_hang_up_while_the_models_are_asked_for_is_counted_as_one(tmp_path, upstream):
+    made = Gateway(tmp_path, upstream.port)
+    data = json.dumps(CHAT).encode()
+    upstream.known.clear()
+    try:
+        head = "POST /v1/chat/completions HTTP/1.1\nHost: localhost\nContent-Type: application/json\n"
+        sock = raw(made, head + f"Content-Length: {len(data)}\n\n", data)
+        wait_for(lambda: made.metric("in_flight", service="chat-models") == 1, 10, "the question")
+        sock.close()
+        wait_for(lambda: made.metric("requests_total", endpoint="chat", status="499") == 1, 10, "its count")
+        assert made.metric("requests_total", status="500") == 0
+    finally:
+        upstream.known.set()
+        made.stop()
+
+
+def test_clients_that_hang_up_at_once_are_never_a_500(gateway):
+    data = json.dumps({"model": "default", "messages": []}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\nHost: localhost\nContent-Type: application/json\n"
+    before, wrong = (gateway.metric("requests_total", endpoint="chat", **more) for more in ({}, {"status": "500"}))
+    for _ in range(40):
+        raw(gateway, head + f"Content-Length: {len(data)}\n\n", data).close()
+    wait_for(lambda: gateway.metric("requests_total", endpoint="chat") == before + 40, 20, "their counts")
+    assert gateway.metric("requests_total", endpoint="chat", status="500") == wrong
+    assert "Traceback" not in gateway.log.read_text()
 
 
 def test_beyond_the_cap_there_is_a_429_and_the_page_answers(tmp_path, upstream):

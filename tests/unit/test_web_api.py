@@ -63,6 +63,16 @@ def test_a_swap_is_accepted_followed_and_ends(web_project):
     assert client.get("/api/jobs").json["jobs"][0]["job_id"] == job
 
 
+def test_a_compressed_body_is_refused_and_a_byte_order_mark_is_not(web_project):
+    client = web_project.client()
+    for coding, status in (("gzip", 415), ("br", 415), ("identity", 503)):  # nobody has looked at the Sparks yet
+        headers = {"Content-Encoding": coding}
+        answer = client.post("/api/swap", data=b'{"model": "x"}', content_type="application/json", headers=headers)
+        assert answer.status_code == status
+    answer = client.post("/api/swap", data=b'\xef\xbb\xbf{"model": "x"}', content_type="application/json")
+    assert answer.status_code == 503
+
+
 def test_a_dry_run_is_a_preview(web_project):
     web_project.lay("probe", probe())
     answer = web_project.client().post("/api/swap", json={"model": "gemma", "dry_run": True})

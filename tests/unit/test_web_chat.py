@@ -46,6 +46,10 @@ class Model(Upstream):
         told = (piece(reasoning_content="Hm, "), piece(reasoning="so."), piece("Done."), piece(reason="length"))
         self._events(sock, *told, DONE)
 
+    def say_returns(self, sock, seen):
+        told = (piece("Hi"), b": ping\n", piece(" you"), piece(reason="stop"))
+        self._events(sock, *(event.replace(b"\n", b"\r") for event in told), b"data: [DONE]")
+
     def say_wait(self, sock, seen):
         self._events(sock, piece("One"), end=False)
         self._until_gone(sock, seen)
@@ -131,6 +135,12 @@ def test_an_answer_streams_in_and_stays(gateway, upstream):
     page = ask(gateway, "GET", f"/chat/{key}")[2]
     assert "Hi &lt;b&gt;you&lt;/b&gt;" in page
     assert "sse-connect" not in page
+
+
+def test_lines_may_end_in_any_way(gateway):
+    _, told = answered(gateway, "returns")
+    assert [data for name, data in told if name == "text"] == ["Hi", " you"]
+    assert "broken off" not in told[-2][1]
 
 
 def test_the_next_question_takes_along_what_was_said(gateway, upstream):

@@ -1,9 +1,10 @@
 """The JSON twin of the pages: the same checks, the same words, the same jobs."""
 
-from webui.api import collections, health, jobs, models, openapi, swap
+from webui.api import collections, health, jobs, looks, models, openapi, swap
 
 
 def register(app):
     """Add /api, /health, /healthz and /openapi.json to the app."""
+    app.extensions["looks"] = looks.Looks(app.extensions["jobs"])
     for blueprint in (models.api, swap.api, jobs.api, health.api, collections.api, openapi.api):
         app.register_blueprint(blueprint)

@@ -21,7 +21,8 @@ def health():
     """Tell how the cluster is: 200 when all is well, 503 when something is not; the body says what."""
     cluster = current_app.extensions["cluster"]
     cluster.ask_live(wait=2.5)
-    facts, now = cluster.facts(fresh=True), time.time()
+    cluster.facts(fresh=True)
+    facts, now = cluster.now(), time.time()
     if facts.probe is None or now - facts.probed > view.STALE:
         cluster.look()
     problems = [note for note in view.notices(facts, now) if note.state in ("bad", "attention")]

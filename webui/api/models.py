@@ -4,7 +4,7 @@ import time
 
 from flask import Blueprint, current_app, jsonify, request
 
-from webui.api import changes, wishes
+from webui.api import changes, looks, wishes
 from webui.api.problems import Problem, body, fields, typed
 from webui.api.swap import accepted
 from webui.pages import menu
@@ -17,7 +17,7 @@ PATIENCE = 20  # seconds that a caller of /api/models/suggest waits
 def models():
     """List the models on the Sparks and the recipes; `at` is null while nobody has looked at the Sparks yet."""
     cluster = current_app.extensions["cluster"]
-    facts = cluster.facts()
+    facts = cluster.now()
     if facts.probe is None:
         cluster.look()
     return jsonify(
@@ -62,20 +62,20 @@ def as_json(row):
 def suggest():
     """Suggest how to launch a model that has no recipe: every flag with its source and reason.
 
-    422 with the reason where there is none; 503 with `url` of the job and Retry-After where it takes too long.
+    422 with the reason where there is none; 503 with `url` of the job and Retry-After where it takes too long. Who asks
+    the same at once gets the same answer, and only a few such looks run at once: 503 beyond that.
     """
     nodes = request.args.get("nodes")
     if nodes is not None and nodes not in ("1", "2", "4", "8"):
         raise wishes.wrong("nodes", "Expected 1, 2, 4 or 8.")
     wish = wishes.suggestion(request.args.get("repo"), int(nodes) if nodes else None)
-    job = changes.start("suggest_recipe", wish, background=True, asked_by="api")
+    job = looks.look("suggest_recipe", wish, asked_by="api")
     deadline = time.monotonic() + PATIENCE
-    while not (job := current_app.extensions["jobs"].get(job.id)).finished:
-        if time.monotonic() > deadline:
-            raise Problem(
-                503, "The look at the Sparks takes long.", headers={"Retry-After": "5"}, url=f"/jobs/{job.id}"
-            )
-        time.sleep(0.1)
+    with looks.the().caller(job):
+        while not job.finished:
+            if time.monotonic() > deadline:
+                raise Problem(503, "The look at the Sparks takes long.", headers=looks.BUSY, url=f"/jobs/{job.id}")
+            time.sleep(0.1)
     result = job.result or {}
     if not result.get("suggestion") or not result.get("ok"):
         raise wishes.wrong("repo", result.get("message") or "There is no suggestion.", url=f"/jobs/{job.id}")

@@ -38,17 +38,18 @@ TYPES = {
     "dict": "object",
 }
 REFUSALS = {
-    "400": "The body is broken, or what it asks for is more than the server behind can do.",
+    "400": "This is no HTTP, the body is broken, or it asks for more than the server behind can do.",
     "401": "The token is missing or wrong.",
-    "403": "The Host header is not this server's, or the request comes from another site's page.",
+    "403": "The Host header is not this server's, or the request comes from a page of a site that is not let in.",
     "404": "There is no such thing here, or no such service.",
-    "408": "The body did not go on.",
+    "408": "The request did not arrive within a minute, or its body did not go on.",
     "409": "Something is in the way: a job that runs, a name that is taken, another model than the vectors are of.",
     "413": "The body is too large.",
-    "414": "The address is longer than 4 kB; the server in front says so, in HTML.",
+    "414": "The address is longer than 4 kB.",
     "415": "Another content type than is taken, or a compressed body.",
     "422": "A field is wrong; `errors` names it.",
     "423": "Somebody has reserved the GPUs.",
+    "431": "A header is longer than 8 kB, all of them than 64 kB, or they are more than 100.",
     "429": "As much is in flight as the service takes.",
     "4XX": "What the serving model refuses, in its words.",
     "502": "The service behind broke off, or answered nonsense.",
@@ -56,6 +57,7 @@ REFUSALS = {
     "504": "The service behind was silent for too long.",
     "507": "The state folder is full.",
 }
+ANYWHERE = ("400", "403", "408", "414", "431")  # what is no request for anything here
 RETRY = ("423", "429", "503")
 
 
@@ -176,7 +178,7 @@ def option_schema(option, required=False):
 
 def _answers(told, rule, token):
     kind, found = "Error" if rule.rule.startswith(OPENAI) else "Problem", {}
-    for status in ["401"] * token + ["403", "414", *told.refuses.split()]:
+    for status in ["401"] * token + [*ANYWHERE, *told.refuses.split()]:
         found[status] = {"$ref": f"#/components/responses/{kind}{status}"}
     for status, answer in told.answers.items():
         answer = ref(answer) if isinstance(answer, str) else answer
@@ -197,8 +199,6 @@ def _refusals():
     for kind, media in (("Problem", "application/problem+json"), ("Error", JSON)):
         for status, words in REFUSALS.items():
             made = {"description": words, "content": {media: {"schema": ref(kind)}}}
-            if status == "414":
-                made["content"] = {"text/html": {"schema": STRING}}
             if status in RETRY:
                 seconds = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds until it is worth it."}
                 made["headers"] = {"Retry-After": seconds}

@@ -36,7 +36,7 @@ def respond(problem):
         body = {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
         if problem.errors:
             body["errors"] = problem.errors
-        body |= problem.more
+        body |= problem.more | as_cohere(request.path, problem.detail)
         response = Response(json.dumps(body) + "\n", problem.status, mimetype="application/problem+json")
     else:
         fragment = _is_fragment()
@@ -46,6 +46,11 @@ def respond(problem):
             response.headers.extend({"HX-Retarget": "#dialog", "HX-Reswap": "innerHTML", "HX-Reselect": "dialog"})
     response.headers.extend(problem.headers)
     return response
+
+
+def as_cohere(path, text):
+    """What an error has beside problem details where Cohere's clients ask: {"message"}, as its API has it."""
+    return {"message": text} if path.startswith("/v2/") else {}
 
 
 def _is_fragment():
@@ -63,9 +68,11 @@ def fields(data, allowed, required=()):
 
 
 def body():
-    """The request's JSON object. Raises Problem 415 (not JSON by its type), 400 (not JSON), 422 (not an object)."""
+    """The request's JSON object. Raises Problem 415 (not JSON by its type; packed), 400 (not JSON), 422 (no object)."""
     if request.mimetype != "application/json":
         raise Problem(415, "Send JSON, with the header Content-Type: application/json.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        raise Problem(415, "Send the body uncompressed.")
     raw = request.get_data(cache=False)
     try:
         data = json.loads(raw, object_pairs_hook=_once)

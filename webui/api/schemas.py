@@ -264,6 +264,7 @@ COMPONENTS = {
         job_id={"type": "string", "description": "The job that is in the way."},
         holder=TEXT_OR_NULL,
         seconds_left=COUNT,
+        message={"type": "string", "description": "Below /v2/, the detail again: as Cohere's API has it."},
     )
     | {"description": "RFC 9457 problem details."},
     "Error": thing(

@@ -16,6 +16,7 @@ _STRING_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.S)
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.S)
 _RUN = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.S)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.S)
+_MARK = b"\xef\xbb\xbf"  # a byte order mark in UTF-8, which a JSON parser may pass over (RFC 8259, 8.1)
 _BRACKETS = bytes.maketrans(b"[{]}", b"\x01\x01\x00\x00")
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = (-1, 1)
@@ -29,13 +30,13 @@ class Broken(ValueError):
 class Finder:
     """feed() bytes until it returns True: the value stands at buffer[start:end], or `over` says there is none.
 
-    buffer: all bytes so far. Raises Broken.
+    buffer: all bytes so far, less a byte order mark; marked: whether there was one. Raises Broken.
     """
 
     def __init__(self, field):
         self.field, self.buffer = field, bytearray()
         self.start = self.end = None
-        self.over = False
+        self.over = self.marked = False
         self._at = self._depth = 0
         self._expect = "object"
         self._token = None  # where the string or number that is being read began
@@ -44,6 +45,12 @@ class Finder:
     def feed(self, data):
         """Look at more bytes; whether it is settled."""
         self.buffer += data
+        if self._expect == "object" and not self._at and not self.marked and self.buffer[:1] == _MARK[:1]:
+            if len(self.buffer) < len(_MARK):
+                return False
+            if self.buffer.startswith(_MARK):
+                del self.buffer[: len(_MARK)]
+                self.marked = True
         while self.start is None and not self.over:
             if not self._step():
                 return False

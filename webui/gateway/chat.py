@@ -1,6 +1,7 @@
 """OpenAI's API for what vLLM serves: models, chat, completions, responses."""
 
 import contextlib
+import itertools
 import json
 import re
 import threading
@@ -13,6 +14,7 @@ from flask import Blueprint, current_app, jsonify, request
 from webui.gateway import services
 from webui.gateway.body import Broken, Finder
 from webui.gateway.errors import Refused
+from webui.gateway.events import LINE_END
 from webui.gateway.relay import HungUp, ask, relay, stream, takes, the
 
 api = Blueprint("openai", __name__)
@@ -112,8 +114,8 @@ def _told(answer):
 def _events(pieces):
     """The JSON objects of an event stream's data lines."""
     rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+    for piece in itertools.chain(pieces, [b"\n"]):
+        *lines, rest = LINE_END.split(rest + piece)
         for line in lines:
             if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
                 with contextlib.suppress(ValueError, RecursionError):
@@ -178,6 +180,8 @@ def _with_model(upload, exchange, service):
     elif asked and asked not in names:
         raise unknown(asked, [*names, ALIAS] if names else [])
     length = upload.length
+    if finder.marked and length is not None:
+        length -= 3
     if instead is not None and length is not None:
         length += len(instead) - (finder.end - finder.start)
     return _pieces(upload, exchange, finder, instead), length, asked

@@ -15,6 +15,7 @@ TYPES = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     422: "invalid_request_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     502: "upstream_error",
     503: "service_unavailable",
@@ -53,12 +54,17 @@ def respond(refused):
 
 def from_problem(problem):
     """The same for a refusal of the guards that every request passes (host, origin, token, size)."""
-    code = {401: "invalid_api_key", 404: "unknown_url"}.get(problem.status)
+    code = {401: "invalid_api_key", 404: "unknown_url", 413: "request_too_large"}.get(problem.status)
     response = respond(Refused(problem.status, problem.detail, code=code))
     response.headers.extend(problem.headers)
     return response
 
 
+def is_openai(path):
+    """Whether errors have OpenAI's shape there."""
+    return path.startswith("/v1/")
+
+
 def speaks_openai():
     """Whether this request's errors have OpenAI's shape."""
-    return request.path.startswith("/v1/")
+    return is_openai(request.path)

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import re
-import socket
 import threading
 import time
 import uuid
@@ -17,14 +16,17 @@ from dataclasses import dataclass, field, replace
 
 from flask import Response, current_app, g, has_request_context, request
 
+from webui.caller import CALLER
 from webui.gateway import errors, services
 from webui.gateway.errors import Refused
+from webui.gateway.events import Events
 from webui.gateway.metrics import Metrics
+from webui.gateway.upload import Upload
 from webui.gateway.wire import PIECE, Answered, HungUp, Reply, Silent, Upstream
 
 log = logging.getLogger("spark-control.gateway")
 
-CLIENT_SILENCE = 60.0  # seconds that a client may take to send, or to take, the next bytes
+TAKES = 300.0  # seconds that a client may take for the next bytes of a stream
 TOTAL = 192  # exchanges at once; each holds a thread, and the pages need some too
 BUSY_RETRY = 2  # seconds
 LONGEST_RETRY = 60  # seconds; the openai package heeds no Retry-After beyond a minute
@@ -195,56 +197,9 @@ def the():
 # --- the client's side ------------------------------------------------------------------------------------------------
 
 
-def client_socket():
-    """The client's socket, or None where the WSGI server tells none (a test client)."""
-    if not has_request_context():
-        return None
-    return request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-
-
-class Upload:
-    """A request's body as it arrives. length: bytes, None = chunked; sent: bytes read so far.
-
-    read() gives up to 1 MiB, b"" at the end. Raises Refused: 413 beyond `limit`, 400 cut short, 408 for silence.
-    """
-
-    def __init__(self, limit):
-        environ = request.environ
-        self.stream, self.limit, self.sent = environ["wsgi.input"], limit, 0
-        self.length = request.content_length
-        chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
-        if self.length is None and not (chunked and environ.get("wsgi.input_terminated")):
-            self.length = 0
-        if self.length is not None and self.length > limit:
-            raise self._too_large()
-        # A client that sends nothing more must not hold the thread. gunicorn makes the socket blocking again by itself.
-        if (sock := client_socket()) is not None:
-            sock.settimeout(CLIENT_SILENCE)
-
-    def _too_large(self):
-        size = f"{self.limit >> 20} MB" if self.limit >= 1 << 20 else f"{self.limit} bytes"
-        return Refused(413, f"The request's body is larger than {size}.", code="request_too_large")
-
-    def read(self):
-        # gunicorn receives up to 1 MiB ahead of a body of known length, and copies what is not taken at once.
-        size = PIECE if self.length is None else min(1 << 20, self.length - self.sent)
-        if not size:
-            return b""
-        try:
-            data = self.stream.read(size)
-        except TimeoutError:
-            raise Refused(408, f"The request's body did not go on for {CLIENT_SILENCE:g} s.") from None
-        except Exception as error:  # gunicorn raises its own for a body that is cut short or wrongly chunked
-            raise Refused(400, "The request's body was cut short or is wrongly chunked.", code="bad_body") from error
-        if not data and self.length is not None:
-            raise Refused(400, f"The request's body ends after {self.sent} of {self.length} bytes.", code="bad_body")
-        self.sent += len(data)
-        if self.sent > self.limit:
-            raise self._too_large()
-        return data
-
-    def __iter__(self):
-        return iter(self.read, b"")
+def caller():
+    """The Caller of this request, or None where the WSGI server tells none (a test client), or without a request."""
+    return request.environ.get(CALLER) if has_request_context() else None
 
 
 # --- the upstream's side ----------------------------------------------------------------------------------------------
@@ -466,15 +421,15 @@ class Exchange:
 
 
 class Stream:
-    """The answer's bytes as they come. An event stream passes in whole events, so that a cut one ends with an error.
+    """The answer's bytes as they come. Of an event stream no event passes half, so that a cut one ends with an error.
 
     A cut of anything else is passed on as a cut: the client's connection ends where the upstream's did.
     """
 
     def __init__(self, exchange):
         self.exchange, self.read = exchange, exchange.response.read
-        self.events = exchange.kind == "text/event-stream"
-        self.rest, self.tail, self.over = b"", b"", False
+        self.events = Events() if exchange.kind == "text/event-stream" else None
+        self.tail, self.over = b"", False
         self.first = exchange.whole
 
     def __iter__(self):
@@ -484,34 +439,21 @@ class Stream:
         while not self.over:
             try:
                 data, self.first = self.first or self.read(), b""
+                if self.events:
+                    data, self.over = (self.events.feed(data), False) if data else (self.events.rest(), True)
+                else:
+                    self.over = not data
             except HungUp:
                 return self._end(499, "HungUp")
             except Exception as error:
-                return self._cut(error)
-            if not data:
-                self.over = True
-                data, self.rest = self.rest, b""
-                if data and not data.endswith(b"\n"):
-                    # Its end looks like an end, but a line is half there: a client would take the rest for all.
-                    return self._cut(OSError("it ended within an event"))
-            elif self.events:
-                data = self._whole_events(data)
+                if not (self.events and self.events.is_over(self.tail)):
+                    return self._cut(error)
+                data, self.over = self.events.rest(), True
             if data:
                 self.exchange.account.byte(len(data))
                 self.tail = data[-TAIL:] if len(data) >= TAIL else (self.tail + data)[-TAIL:]
                 return data
         return self._end()
-
-    def _whole_events(self, data):
-        if self.rest:
-            data = self.rest + data
-        if data.endswith((b"\n\n", b"\r\n\r\n")) or len(data) > PIECE * 4:
-            self.rest = b""
-            return data
-        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-        end = end if end >= 4 else 0
-        self.rest = data[end:]
-        return data[:end]
 
     def _cut(self, error):
         account, where = self.exchange.account, self.exchange.service.where
@@ -520,8 +462,7 @@ class Stream:
         if not self.events:
             # Nothing that says so fits in here any more, so the connection does.
             if self.exchange.client is not None:
-                with contextlib.suppress(OSError):
-                    self.exchange.client.shutdown(socket.SHUT_RDWR)
+                self.exchange.client.cut()
             return self._end(502)
         status, text = 502, f"{where} broke off in the middle of its answer."
         if isinstance(error, Silent):
@@ -530,6 +471,7 @@ class Stream:
             status, text = 503, "Spark Control is being restarted."
         account.status = status
         data = b"data: " + json.dumps(errors.body(status, text, code="stream_cut")).encode() + b"\n\n"
+        data = b"\n\n" + data if self.events.half else data
         account.byte(len(data))
         return data
 
@@ -584,7 +526,7 @@ def relay(service, path, *, endpoint, limit, prepare=None, up=True, again=False)
     looks at the body once the request has its place, and gives (pieces of bytes to send, how many bytes they are or
     None = chunked, the model for log and metrics). Raises Refused.
     """
-    gateway, client, method = the(), client_socket(), request.method
+    gateway, client, method = the(), caller(), request.method
     query = request.query_string.decode("latin-1")
     target = f"{path}?{query}" if query else path
     exchange = Exchange(gateway, service, endpoint, method=method, client=client, req_id=request_id())
@@ -634,7 +576,7 @@ def _respond(exchange):
             made.headers["Content-Length"] = str(length)
         made.call_on_close(stream.close)
         if exchange.client is not None:
-            exchange.client.settimeout(CLIENT_SILENCE * 5)  # for one who takes nothing
+            exchange.client.patience(TAKES)
     if not response.header("content-type") and not wrong:
         made.headers.remove("Content-Type")
     made.headers["X-Accel-Buffering"] = "no"
@@ -671,9 +613,7 @@ def stream(service, path, data, *, endpoint, model=""):
     refusal (with its words) and for an answer that is no event stream (502).
     """
     data = json.dumps(data).encode()
-    exchange = Exchange(
-        the(), service, endpoint, method="POST", model=model, client=client_socket(), req_id=request_id()
-    )
+    exchange = Exchange(the(), service, endpoint, method="POST", model=model, client=caller(), req_id=request_id())
     try:
         exchange.open(path, [("Content-Type", "application/json")], [data], len(data))
         if exchange.response.status >= 400 and exchange.kind not in WEB_PAGE and exchange.read_whole(WHOLE):
@@ -723,7 +663,7 @@ def ask(service, method, path, data=None, *, endpoint, headers=(), model="", lim
         data = json.dumps(data, separators=(",", ":")).encode()
         headers.append(("Content-Type", "application/json"))
     req_id = request_id() if has_request_context() else f"req-{uuid.uuid4().hex}"
-    exchange = Exchange(the(), service, endpoint, method=method, model=model, client=client_socket(), req_id=req_id)
+    exchange = Exchange(the(), service, endpoint, method=method, model=model, client=caller(), req_id=req_id)
     try:
         exchange.open(path, headers, None if data is None else [data], len(data or b""))
         if exchange.kind in WEB_PAGE:

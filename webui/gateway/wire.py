@@ -19,6 +19,8 @@ HEAD, HEADERS = 65536, 100  # bytes and headers of an answer's head
 class HungUp(Exception):
     """The client is gone."""
 
+    status = 499
+
 
 class Silent(Exception):
     """The upstream sent or took nothing for its service's silence seconds."""
@@ -35,11 +37,11 @@ class Broken(OSError):
 class Upstream:
     """A connection to a service. Whatever waits on it ends with HungUp when the client is gone.
 
-    client: the client's socket, or None. Raises OSError where nothing listens; its methods HungUp, Silent, OSError.
+    client: the Caller, or None. Raises OSError where nothing listens; its methods HungUp, Silent, OSError.
     """
 
     def __init__(self, service, client):
-        self.silence, self._drained = service.silence, True
+        self.silence, self.client, self._drained = service.silence, client, True
         self.sock = socket.create_connection((service.address, service.port), CONNECT)
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,17 +52,21 @@ class Upstream:
         if self.watched >= 0:
             for poll in (self._in, self._out):
                 # Not POLLIN: a client may send its next request early.
-                poll.register(self.watched, getattr(select, "POLLRDHUP", 0))
+                poll.register(self.watched, client.events)
 
     def _wait(self, poll):
         """Wait for the upstream; returns its events."""
-        ready = poll.poll(self.silence * 1000)
-        if not ready:
-            raise Silent
-        events = dict(ready)
-        if self.watched in events:
-            raise HungUp
-        return next(iter(events.values()))
+        while True:
+            events = dict(poll.poll(self.silence * 1000))
+            if not events:
+                raise Silent
+            if (told := events.pop(self.watched, None)) is not None:
+                if self.client.gone(told):
+                    raise HungUp
+                for each in (self._in, self._out):
+                    each.modify(self.watched, self.client.events)
+            if events:
+                return next(iter(events.values()))
 
     def receive(self):
         """The next bytes, up to PIECE; b"" at the end."""

@@ -1,20 +1,17 @@
 """The questions before a change: what starts, what stops, for how long, and whether it can work at all."""
 
-import json
-import threading
-import time
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
 from flask import Blueprint, make_response, redirect, render_template, request
 from markupsafe import Markup
 
-from webui.api import changes
+from webui import guard
+from webui.api import changes, looks
 from webui.api.problems import Problem
 from webui.pages import cluster, jobs, roads, words
 
 pages = Blueprint("ask", __name__)
-REUSE = 20  # seconds for which a finished preview still tells the truth
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,7 @@ def ask(operation, variables, title, verb, action, *, plan, busy=None, curl=None
     plan: the preview's result and the Question -> [(term, [lines])]; busy: a job that stands in the way; curl: (path,
     body) of the JSON twin; more: other fields of the Question, `verb` may be replaced by a callable of the result.
     """
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.headers.get("Sec-Fetch-Mode") != "navigate":
-        raise Problem(403, "This request comes from another site, so it is refused.")
+    guard.refuse_from_elsewhere()
     first = verb if isinstance(verb, str) else verb({})
     if busy:
         name = words.name_of(busy.operation, busy.variables, cluster.facts().titles, doing=True)
@@ -153,23 +149,13 @@ def _again(check):
     return f"{request.path}?{urlencode([*query, ('check', check)])}"
 
 
-_previews, _lock = {}, threading.Lock()
-
-
 def _preview(operation, variables, check):
-    """The preview run to show: the one named, the last one if it is fresh, else a new one."""
-    key = (operation, json.dumps(variables, sort_keys=True))
+    """The preview run to show: the one named, or a look."""
     if words.JOB_ID.fullmatch(check):
         job = jobs.get(check)
         if job and job.check and job.operation == operation and job.variables == variables:
             return job
-    with _lock:
-        known = _previews.get(key)
-        job = jobs.get(known) if known else None
-        if not job or (job.ended and (time.time() - job.ended > REUSE or job.status != "successful")):
-            job = changes.start(operation, variables, check=True, background=True)
-            _previews[key] = job.id
-    return job
+    return looks.look(operation, variables, check=True)
 
 
 def _show(question):

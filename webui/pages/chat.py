@@ -174,7 +174,7 @@ def _context(found):
     asked = found.messages(found.turns[-1]) if found and found.turns else HELLO
     return {
         "conversation": found,
-        "serving": view.serving(cluster.facts()),
+        "serving": view.serving(cluster.now()),
         "turns": found.turns if found else [],
         "curl": roads.curl("v1/chat/completions", {"model": "default", "stream": True, "messages": asked}, stream=True),
         "limit": QUESTION,

@@ -15,8 +15,8 @@ FRAGMENTS = ("serving", "running", "sparks", "models", "facts")
 
 @pages.get("/")
 def index():
-    """The whole page, from the last known state."""
-    return render_template("dashboard.html", **context(cluster.facts()))
+    """The whole page, as it is now."""
+    return render_template("dashboard.html", **context(cluster.now()))
 
 
 @pages.get("/events")
@@ -88,7 +88,7 @@ class Hub:
         self.open += 1
         try:
             with self.app.extensions["cluster"].watching():
-                self.publish(self.app.extensions["cluster"].facts())
+                self.publish(self.app.extensions["cluster"].now())
                 sent, beaten = 0, time.monotonic()
                 while not over():
                     with self.condition:

@@ -80,6 +80,8 @@ def _row(facts, card, status, recipe, is_serving, job, used):
     action = _action(card, does)
     if job:
         state, word, message, action = "doing", words.doing(job.operation), "", None
+    elif is_serving and facts.old:
+        state, word, message, action = "attention", "last seen serving", "", _action(card, "stop")
     elif is_serving and facts.live.at and not facts.live.answers and not facts.running:
         state, word, message = "bad", "does not answer", ""
         action = _action(card, "again")

@@ -6,7 +6,8 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, redirect, render_template, request
 
-from webui.api import changes, wishes
+from webui import guard
+from webui.api import changes, looks, wishes
 from webui.api.problems import Problem
 from webui.pages import cluster, jobs, words
 from webui.pages.ask import ask, go
@@ -17,12 +18,13 @@ pages = Blueprint("setup", __name__)
 @pages.get("/setup")
 def suggestion():
     """?model=org/name or a local path [&nodes=1|2|4|8] [&look=ID of the look]: the form."""
+    guard.refuse_from_elsewhere()
     name = request.args.get("model") or ""
     nodes = request.args.get("nodes")
     wish = wishes.suggestion(name, int(nodes) if nodes in ("1", "2", "4", "8") else None)
     job = _look(request.args.get("look", ""), wish)
     if job is None:
-        started = changes.start("suggest_recipe", wish, background=True)
+        started = looks.look("suggest_recipe", wish)
         return redirect(f"/setup?{urlencode(wish | {'look': started.id})}", 303)
     result = job.result or {}
     found = result.get("suggestion") or {}

@@ -1,12 +1,12 @@
 """Server-sent events: how one is written, how many may be open, and when one ends."""
 
 import contextlib
-import socket
 import threading
 
 from flask import Response, current_app, request, stream_with_context
 
 from webui.api.problems import Problem
+from webui.caller import CALLER
 
 HEARTBEAT = 15.0
 
@@ -57,23 +57,10 @@ def respond(generator):
 
 
 def watcher():
-    """A function that tells whether the stream should end: the caller hung up or the server stops.
-
-    A WSGI server learns of a hang-up only from a failed write; the socket knows at once.
-    """
-    closing = current_app.extensions["streams"].closing
-    connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    """A function that tells whether the stream should end: the caller has gone or the server stops."""
+    closing, caller = current_app.extensions["streams"].closing, request.environ.get(CALLER)
 
     def over():
-        if closing.is_set():
-            return True
-        if connection is None:
-            return False
-        try:
-            return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return closing.is_set() or (caller is not None and caller.gone())
 
     return over

@@ -72,7 +72,7 @@ def served_title(facts):
 
 def between(facts):
     """The running job that has taken the old model away already, or None: then nothing serves and nothing is wrong."""
-    silent = facts.live.at and not facts.live.answers
+    silent = facts.live.at and not facts.live.answers and not facts.old
     return next((job for job in facts.running if silent and job.operation in ("swap", "stop_model")), None)
 
 
@@ -101,7 +101,7 @@ def serving(facts):
             details.append(f"{mode} {words.together(nodes)}")
     else:
         details.append("started outside Spark Control")
-    if live.answers:
+    if live.answers and not facts.old:
         idle = not live.running and not live.waiting and (live.tokens_per_second or 0) < 0.5
         if live.tokens_per_second is not None and not idle:
             details.append(f"{live.tokens_per_second:.0f} tok/s")
@@ -110,14 +110,16 @@ def serving(facts):
         elif live.running is not None:
             waiting = f", {live.waiting} waiting" if live.waiting else ""
             details.append(f"{live.running} in flight{waiting}")
-    silent = bool(live.at) and not live.answers
+    lead, state = ("does not answer", "bad") if live.at and not live.answers else ("Serving", "good")
+    if facts.old:
+        lead, state = "Last seen serving", "attention"
     return Serving(
-        "does not answer" if silent else "Serving",
+        lead,
         title,
         (known or {}).get("model") or "",
         tuple(details),
         (known or {}).get("since"),
-        "bad" if silent else "good",
+        state,
         can_stop=bool(known),
     )
 
@@ -127,7 +129,10 @@ def notices(facts, now):
     found = []
     if facts.inventory.error:
         found.append(Notice("bad", facts.inventory.error, "Correct it; this page reads it again by itself."))
-    if facts.serving and facts.live.at and not facts.live.answers and not facts.running:
+    if facts.old:
+        asked = "vLLM has not said how it is" if facts.live.at else "vLLM has not said yet how it is."
+        found.append(Notice("attention", asked, "It is being asked.", facts.live.at or None, past=False))
+    elif facts.serving and facts.live.at and not facts.live.answers and not facts.running:
         found.append(
             Notice(
                 "bad",
