@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import PROJECT
+from tests.support import wait_for
 
 MODEL = "org/model-1"
 EVENT = b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n'
@@ -73,14 +74,14 @@ class Gateway:
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=keep, cwd=PROJECT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/healthz", timeout=5).read()
-                break
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise RuntimeError(self.log.read_text())
-            time.sleep(0.05)
+        wait_for(lambda: self.answers() or self.process.poll() is not None, what="the gateway's start")
+        assert self.process.poll() is None, self.log.read_text()
+
+    def answers(self) -> bool:
+        """Whether it is there."""
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"{self.url}/healthz", timeout=5).status == 200
+        return False
 
     @property
     def workers(self) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -155,23 +156,18 @@ class Cluster:
 
 
 def first_token(address: str, model: str) -> float:
-    """Ask the vLLM at that IP address until the model streams one token; returns when that was, by the monotonic clock.
-
-    Raises TimeoutError after a minute.
-    """
+    """Ask the vLLM at that IP address until the model streams one token; when that was, by the monotonic clock."""
     body = {"model": model, "stream": True, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
     url, headers = f"http://{address}:8888/v1/chat/completions", {"Content-Type": "application/json"}
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=5
-            ) as answer:
-                if any(b'"content"' in line for line in answer):
-                    return time.monotonic()
-        except OSError:
-            time.sleep(0.02)
-    raise TimeoutError(f"{model} streamed nothing within a minute")
+
+    def streamed() -> float | None:
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+            if any(b'"content"' in line for line in answer):
+                return time.monotonic()
+        return None
+
+    return wait_for(streamed, what=f"the first token of {model}")
 
 
 def run_async(coroutine):
