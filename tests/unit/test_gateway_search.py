@@ -376,8 +376,6 @@ BAD_SEARCHES = [
     {"query": "x", "vector": [None] * 64},
     {"query": "x", "vector": [1e39] * 64},
     {"query": "x", "filter": []},
-    {"query": "x", "filter": {}},
-    {"query": "x", "filter": {"must": []}},
     {"query": "x", "filter": {"must": [{"key": "a"}]}},
     {"query": "x", "filter": {"must": [{"key": "../a", "match": {"value": 1}}]}},
     {"query": "x", "filter": {"must": [{"key": "a", "match": {"value": 1.5}}]}},
@@ -577,9 +575,7 @@ def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(po
     while not (client.get(url).json["message"] or "").startswith("Waiting"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # This server ends, as far as an ingest can tell; another one takes the note up.
-    app.extensions["search"].ingests._gone.add(url.rsplit("/", 1)[1])
-    app.extensions["search"].close()
+    app.extensions["search"].close()  # this server ends; another one takes the note up
     second = made_app(tmp_path, embeddings=ports["embeddings"])
     second.extensions["search"].ingests.resume()
     note = ended(second.test_client(), url)
