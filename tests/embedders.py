@@ -1,4 +1,4 @@
-"""Embedding servers and a Qdrant for tests and benchmarks, as processes of their own, and an inventory with them."""
+"""Embedding servers and a Qdrant for tests and benchmarks, as processes of their own, and an app in front of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = PROJECT / "roles/demo_spark/files/lib/sim_embeddings.py"
 
 @contextlib.contextmanager
 def serving(*serve: str, **options):
-    """[port] of servers like "tei:embed" or "vllm:all"; options: model, dimensions, max_tokens, batch, seconds."""
+    """[port] of servers like "tei:embed" or "vllm:all". options: the program's: model, dimensions, max_tokens, …"""
     command = [sys.executable, "-SE", str(PROGRAM)]
     for wish in serve:
         command += ["--serve", wish if wish.count(":") == 2 else f"{wish}:0"]
@@ -39,6 +39,13 @@ def qdrant():
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def app(folder, **ports: int):
+    """An app whose state and inventory are in that folder."""
+    from webui.app import create_app
+
+    return create_app({"STATE_DIR": folder / "state", "INVENTORY": str(inventory(folder / "hosts.yml", **ports))})
 
 
 def inventory(path, **ports: int):

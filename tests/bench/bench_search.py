@@ -39,7 +39,9 @@ SETTINGS = {
     "language": "english",
     "model": "bench",
     "shortened": False,
+    "identity": "one",
 }
+ONE = SETTINGS["identity"]
 WORDS = [
     f"{a}{b}{c}" for a in "bcdfgklmnprst" for b in "aeiou" for c in ("nd", "rt", "lk", "m", "sh", "ve", "x", "ting")
 ]
@@ -93,14 +95,14 @@ def embedded(folder, rows):
     shelf.create("bench", SETTINGS)
     began = time.perf_counter()
     for start in range(0, len(rows), 64):
-        shelf.upsert("bench", rows[start : start + 64])
-    shelf.tidy("bench")
+        shelf.upsert("bench", ONE, rows[start : start + 64])
+    shelf.tidy("bench", ONE)
     written = time.perf_counter() - began
 
     def hybrid(dense, sparse, condition=None):
-        rankings = shelf.search("bench", [("dense", dense), ("sparse", sparse)], 50, condition)
+        rankings = shelf.search("bench", ONE, [("dense", dense), ("sparse", sparse)], 50, condition)
         best = fusion.best(fusion.rrf(rankings), 10)
-        return shelf.fetch("bench", [point for point, _ in best])
+        return shelf.fetch("bench", ONE, [point for point, _ in best])
 
     hybrid(*next(iter(queries(1))))
     more = f"{written:.1f} s to write, {memory(shelf._process.pid)} MB"
@@ -121,7 +123,7 @@ def local_mode(folder, rows):
     peer.create("bench", SETTINGS)
     began = time.perf_counter()
     for start in range(0, len(rows), 256):
-        peer.upsert("bench", rows[start : start + 256])
+        peer.upsert("bench", ONE, rows[start : start + 256])
     written = time.perf_counter() - began
 
     def hybrid(dense, sparse):

@@ -1,15 +1,18 @@
-"""Search against the demo, over the wire: killed in the middle of an ingest, tricks in addresses, LangChain."""
+"""Search over the wire: stopped in the middle of an ingest by every road, tricks in addresses, LangChain."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import signal
+import types
 import urllib.request
 
 import pytest
 
-from tests.support import wait_for
+from tests.embedders import inventory, serving
+from tests.support import Server, wait_for
 
 pytestmark = pytest.mark.xdist_group("gateway_search")
 
@@ -21,6 +24,24 @@ def server(shared_server):
     for made in shared_server.ask("GET", "/api/collections")[1]["collections"]:
         gone = shared_server.ask("DELETE", f"/api/collections/{made['name']}?confirm={made['name']}")
         assert gone[0] < 300, gone
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """alone(**ports): `spark-control serve` in front of embedding servers at those ports, and of no Sparks."""
+    servers = []
+
+    def make(**ports):
+        environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ} | {
+            "ANSIBLE_INVENTORY": str(inventory(tmp_path / "hosts.yml", **ports)),
+            "SPARK_CONTROL_STATE": str(tmp_path / "state"),
+        }
+        servers.append(Server(types.SimpleNamespace(environment=environment)))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 def put_lines(server, name, count):
@@ -53,6 +74,80 @@ def test_an_ingest_that_is_killed_goes_on_where_it_was(server):
     assert server.ask("GET", "/api/collections/manual")[1]["points"] == 3000
     hits = server.ask("POST", "/api/collections/manual/search", {"query": "number 2999", "mode": "sparse"})[1]["hits"]
     assert hits[0]["document"] == "d2999"
+
+
+STOPS = [
+    ("the server", signal.SIGTERM),
+    ("the store", signal.SIGKILL),
+    ("the server", signal.SIGINT),
+    ("the store", signal.SIGTERM),
+    ("the server", signal.SIGKILL),
+    ("the store", signal.SIGINT),
+    ("the worker", signal.SIGKILL),
+    ("the server", signal.SIGTERM),
+]
+
+
+def test_an_ingest_goes_on_whatever_is_stopped_and_however(alone):
+    """Stop after stop in one ingest, each at another moment of it; what was in stays in, once."""
+    with serving("tei:embed", dimensions=256, seconds=0.02) as [port]:
+        server = alone(embeddings=port)
+        server.ask("PUT", "/api/collections/manual", {"sparse": "bm25"})
+        url = put_lines(server, "manual", 4000)
+        documents = 0
+        for what, by in STOPS:
+            before = documents
+            documents = wait_for(
+                lambda before=before: (n := server.ask("GET", url)[1].get("documents", 0)) > before and n,
+                what=f"more than {before} documents",
+            )
+            stop(server, what, by)
+            assert server.ask("GET", url)[1]["state"] in ("waiting", "running"), f"after {by.name} of {what}"
+        note = wait_for(lambda: (n := server.ask("GET", url)[1])["state"] == "done" and n, 120, "the ingest's end")
+        assert (note["documents"], note["wrong"], note["message"]) == (4000, 0, None)
+        assert server.ask("GET", "/api/collections/manual")[1]["points"] == 4000
+
+
+def stop(server, what, by):
+    """End the server, its worker or the store's process by a signal; it answers again when this returns."""
+    if what == "the server":
+        if by == signal.SIGKILL:
+            server.kill()
+        else:
+            server.process.send_signal(by)
+            server.process.wait(20)
+        server.start()
+        return
+    pid = owners(str(server.state / "search")) if what == "the store" else children(server.process.pid)
+    os.kill(pid[0], by)
+    wait_for(lambda: server.ask("GET", "/api/collections/manual")[0] == 200, what=f"an answer after the end of {what}")
+
+
+def children(pid):
+    """Pids of a process's children."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def test_another_model_of_the_same_size_at_the_address_is_found_out_at_once(alone):
+    """The stored collection is searched, put into, and the model asked for by its name: each the first request."""
+    body = {"documents": [{"id": "cats", "text": "cats sleep all day"}]}
+    with serving("tei:embed", model="org/model-a", dimensions=64) as [port]:
+        server = alone(embeddings=port)
+        server.ask("PUT", "/api/collections/notes", {"sparse": "none"})
+        assert server.ask("PUT", "/api/collections/notes/documents", body)[0] == 200
+    asked = [
+        ("POST", "/api/collections/notes/search", {"query": "cats sleep"}, 409),
+        ("PUT", "/api/collections/notes/documents", {"documents": [{"text": "cats eat mice"}]}, 409),
+        ("POST", "/v1/embeddings", {"model": "org/model-b", "input": "x"}, 200),
+    ]
+    for method, path, body, expected in asked:
+        with serving(f"tei:embed:{port}", model="org/model-b", dimensions=64):
+            status, answer = server.ask(method, path, body)
+            assert (status, "org/model-b" in json.dumps(answer)) == (expected, True), answer
+        with serving(f"tei:embed:{port}", model="org/model-a", dimensions=64):
+            assert server.ask("POST", "/api/collections/notes/search", {"query": "cats"})[0] == 200
+    assert server.ask("GET", "/api/collections/notes")[1]["points"] == 1
 
 
 def test_searching_goes_on_while_documents_come_in(server):

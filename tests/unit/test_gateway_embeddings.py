@@ -94,15 +94,69 @@ def test_a_batch_larger_than_the_servers_is_split_and_keeps_its_order(client):
         assert whole[number]["embedding"] == pytest.approx(alone)
 
 
-def test_the_dialect_is_asked_for_once(servers, tmp_path):
-    port = servers["tei:embed"]
+def test_the_dialect_is_asked_for_once_and_the_models_name_after_each_call(servers, tmp_path):
+    port = servers["openai:all"]
     client = app_with(tmp_path, embeddings=port).test_client()
     before = asked(port)
     for _ in range(3):
         assert client.post("/v1/embeddings", json={"input": "hello"}).status_code == 200
     after = asked(port)
-    assert after["/info"] - before.get("/info", 0) == 1
-    assert after["/embed"] - before.get("/embed", 0) == 3
+    more = {path: after[path] - before.get(path, 0) for path in ("/info", "/openapi.json", "/v1/embeddings")}
+    assert more == {"/info": 1, "/openapi.json": 1, "/v1/embeddings": 3}
+    assert after["/v1/models"] - before.get("/v1/models", 0) == 1 + 1 + 3  # as Infinity tells its models there, too
+
+
+@pytest.mark.parametrize("kind", ["tei:embed", "vllm:all", "infinity:all", "flag:all", "openai:all"])
+def test_a_model_that_was_exchanged_at_the_address_is_what_answers_at_once(kind, tmp_path):
+    """Whatever the first request after the exchange asks for."""
+    with serving(kind, model="org/model-0") as [port]:
+        client = app_with(tmp_path, embeddings=port).test_client()
+        assert client.post("/v1/embeddings", json={"input": "hello"}).json["model"] == "org/model-0"
+    for number, (wish, status) in enumerate((("default", 200), ("new", 200), ("old", 404)), 1):
+        old, new = f"org/model-{number - 1}", f"org/model-{number}"
+        with serving(f"{kind}:{port}", model=new):
+            asked = {"input": "hello", "model": {"new": new, "old": old}.get(wish, wish)}
+            answer = client.post("/v1/embeddings", json=asked)
+            assert answer.status_code == status, answer.json
+            assert new in answer.text
+            assert old not in answer.text or status == 404
+
+
+def test_a_call_during_which_the_model_changes_is_answered_by_one_model():
+    """The first of two batches is answered by model a; by the time of the second, b is there."""
+    seen = []
+
+    def call(method, path, *_, **__):
+        seen.append(path)
+        model = "a" if seen.count("/embed") < 2 else "b"
+        if path == "/info":
+            return Said(INFO | {"model_id": model, "max_client_batch_size": 1})
+        return Said([[1.0] if model == "a" else [2.0]])
+
+    found = dialects.Backend(call, "it", parallel=1).embed(["one", "two"])
+    assert (found.model, found.vectors) == ("b", [[2.0], [2.0]])
+
+
+def test_a_model_that_never_stays_is_a_503():
+    names = iter(range(1000))
+
+    def call(method, path, *_, **__):
+        return Said(INFO | {"model_id": f"model-{next(names)}"}) if path == "/info" else Said([[1.0]])
+
+    with pytest.raises(Refused) as refused:
+        dialects.Backend(call, "it").embed(["one"])
+    assert (refused.value.status, refused.value.retry_after) == (503, 5)
+
+
+def test_another_kind_of_server_at_the_address_does_what_it_can_at_once(tmp_path):
+    with serving("vllm:all") as [port]:
+        client = app_with(tmp_path, embeddings=port).test_client()
+        assert client.post("/v1/rerank", json={"query": "cat", "documents": TEXTS}).status_code == 200
+    with serving(f"tei:embed:{port}"):
+        answer = client.post("/v1/rerank", json={"query": "cat", "documents": TEXTS})
+        assert (answer.status_code, answer.json["error"]["code"]) == (404, "service_not_configured")
+    with serving(f"flag:all:{port}"):
+        assert client.post("/v1/rerank", json={"query": "cat", "documents": TEXTS}).status_code == 200
 
 
 def test_another_server_at_the_address_is_found_out_after_a_failure(tmp_path):
@@ -251,6 +305,28 @@ def test_rerank_splits_a_batch_and_knows_each_text_by_its_position(client):
     assert sorted(row["index"] for row in rows) == list(range(30))
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_document_without_a_word_comes_last_and_fails_nothing(client, raw):
+    documents = ["", "a dog", " \n", "a cat", {"text": ""}]
+    answer = client.post("/v1/rerank", json={"query": "cat", "documents": documents, "raw_scores": raw})
+    assert answer.status_code == 200, answer.json
+    rows = answer.json["results"]
+    assert [row["index"] for row in rows] == [3, 1, 0, 2, 4]
+    assert rows[1]["relevance_score"] > rows[2]["relevance_score"] == rows[4]["relevance_score"]
+    assert raw or rows[4]["relevance_score"] == 0
+    theirs = client.post("/v1/rerank", json={"query": "cat", "texts": ["", "a cat"]})
+    assert [row["index"] for row in theirs.json] == [1, 0]
+    nothing = client.post("/v1/rerank", json={"query": "cat", "documents": ["", " "]})
+    assert [row["relevance_score"] for row in nothing.json["results"]] == [0, 0]
+
+
+def test_the_places_of_what_was_cut_count_documents_without_a_word(tei_client):
+    body = tei_client.post("/v1/rerank", json={"query": "word1", "documents": ["", LONG, "", "x"]}).json
+    assert body["truncated"] == [1]
+    refused = tei_client.post("/v1/rerank", json={"query": "word1", "texts": ["", "", LONG]})
+    assert "input 2." in refused.json["error"]["message"]
+
+
 def test_coheres_long_documents_are_cut_and_told_and_teis_are_refused(tei_client):
     body = tei_client.post("/v1/rerank", json={"query": "word1", "documents": ["x", LONG]}).json
     assert body["truncated"] == [1]
@@ -302,6 +378,20 @@ def test_broken_json_is_a_400(tei_client, data):
     assert answer.json["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (b'{"input": "x", "dimensions": NaN}', "dimensions"),
+        (b'{"input": [[1, 2], [-Infinity]]}', "input[1][0]"),
+        (b'{"input": [[1' + b"0" * 5000 + b"]]}", "input[0][0]"),
+    ],
+)
+def test_a_number_that_json_has_not_is_told_by_its_field(tei_client, data, field):
+    answer = tei_client.post("/v1/embeddings", data=data, content_type="application/json")
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, field)
+    assert "is no number in JSON" in answer.json["error"]["message"]
+
+
 def test_the_wrong_content_type_and_too_much_are_told(tei_client):
     assert tei_client.post("/v1/embeddings", data={"input": "x"}).status_code == 415
     huge = tei_client.post("/v1/embeddings", data=b"x" * (33 << 20), content_type="application/json")
@@ -333,13 +423,29 @@ class Said:
         self.data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
+HUGE = b"[[1e999], [1]]"
 NAN, THREE = b"[[NaN], [1]]", [[1.0], [1.0], [1.0]]
 INFO = {"model_id": "m", "model_type": {"embedding": {"pooling": "cls"}}, "max_client_batch_size": 8}
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>", b"", {}, [], [[1.0]], [[1.0], "x"], [[1.0], [None]], NAN, [[1.0], [1.0, 2.0]], [[], []], None, THREE],
+    [
+        b"<html>",
+        b"",
+        {},
+        [],
+        [[1.0]],
+        [[1.0], "x"],
+        [[1.0], [None]],
+        NAN,
+        HUGE,
+        [[1e300], [1]],
+        [[1.0], [1.0, 2.0]],
+        [[], []],
+        None,
+        THREE,
+    ],
 )
 def test_nonsense_from_the_server_is_a_502(body):
     backend = dialects.Backend(lambda method, path, *_, **__: Said(INFO if path == "/info" else body), "it")
@@ -349,7 +455,7 @@ def test_nonsense_from_the_server_is_a_502(body):
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(500, 502), (424, 502), (404, 502), (503, 503), (413, 400), (422, 400)]
+    ("status", "expected"), [(500, 502), (424, 502), (404, 502), (503, 503), (413, 400), (422, 400), (401, 502)]
 )
 def test_the_servers_refusals_are_passed_on_in_words(status, expected):
     def call(method, path, *_, **__):
@@ -358,7 +464,7 @@ def test_the_servers_refusals_are_passed_on_in_words(status, expected):
     with pytest.raises(Refused) as refused:
         dialects.Backend(call, "it").embed(["a"])
     assert refused.value.status == expected
-    assert status == 404 or "because of this" in refused.value.message
+    assert status in (401, 404) or "because of this" in refused.value.message
 
 
 def test_a_busy_server_is_asked_again(monkeypatch):

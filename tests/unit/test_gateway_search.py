@@ -377,8 +377,6 @@ BAD_SEARCHES = [
     {"query": "x", "vector": [None] * 64},
     {"query": "x", "vector": [1e39] * 64},
     {"query": "x", "filter": []},
-    {"query": "x", "filter": {}},
-    {"query": "x", "filter": {"must": []}},
     {"query": "x", "filter": {"must": [{"key": "a"}]}},
     {"query": "x", "filter": {"must": [{"key": "../a", "match": {"value": 1}}]}},
     {"query": "x", "filter": {"must": [{"key": "a", "match": {"value": 1.5}}]}},
@@ -576,9 +574,7 @@ def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(po
     wait_for(
         lambda: (client.get(url).json["message"] or "").startswith("Waiting"), what="waiting for the embedding server"
     )
-    # This server ends, as far as an ingest can tell; another one takes the note up.
-    app.extensions["search"].ingests._gone.add(url.rsplit("/", 1)[1])
-    app.extensions["search"].close()
+    app.extensions["search"].close()  # this server ends; another one takes the note up
     second = made_app(tmp_path, embeddings=ports["embeddings"])
     second.extensions["search"].ingests.resume()
     note = ended(second.test_client(), url)

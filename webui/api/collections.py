@@ -1,22 +1,19 @@
 """/api/collections: documents in, search over them by meaning, by words, or by both at once."""
 
 import re
-from datetime import datetime
 
 from flask import Blueprint, Response, current_app, json, jsonify, request
 
-from webui.api import jobs
+from webui.api import filters, jobs
 from webui.api.problems import Problem, fields, respond, typed
-from webui.gateway import chunks, fusion, ingest, relay, store
-from webui.gateway.embeddings import json_body
+from webui.gateway import chunks, embeddings, fusion, ingest, relay, store
+from webui.gateway.dialects import LARGEST
 from webui.gateway.errors import Refused
 from webui.gateway.search import bm25
 
 api = Blueprint("api_collections", __name__)
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-KEY = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}")
-DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:\d\d)?)?")
 DOCUMENTS_LIMIT = 32 << 20  # bytes of JSON
 LINES_LIMIT = 2 << 30  # bytes of JSON lines, which go to the disk
 SEARCH_LIMIT = 1 << 20
@@ -27,7 +24,6 @@ SPARSE = ("auto", "model", "bm25", "none")
 MODES = ("hybrid", "dense", "sparse")
 FUSIONS = ("rrf", "dbsf")
 LINES = ("application/x-ndjson", "application/jsonl", "application/ndjson")
-PROBE = "How many numbers has a vector?"
 
 
 def the():
@@ -48,12 +44,13 @@ def count(response):
 
 @api.errorhandler(store.Missing)
 def missing(error):
-    return _respond(404, f"There is no collection {error}.")
+    return _respond(404, str(error))
 
 
+@api.errorhandler(store.Replaced)
 @api.errorhandler(store.Exists)
-def exists(error):
-    return _respond(409, f"There is a collection {error} already.")
+def conflict(error):
+    return _respond(409, str(error))
 
 
 @api.errorhandler(store.Wrong)
@@ -72,6 +69,16 @@ def _respond(status, text, **more):
 
 def _field(name, text):
     return Problem(422, f"{name}: {text}" if name else text, errors=[{"field": name, "message": text}])
+
+
+def json_body(limit):
+    """The request's JSON object. Raises Problem 400 where it names the field that is no JSON, else Refused."""
+    try:
+        return embeddings.json_body(limit)
+    except Refused as refused:
+        if not refused.param:
+            raise
+        raise Problem(400, refused.message, errors=[{"field": refused.param, "message": refused.message}]) from None
 
 
 def checked_name(name):
@@ -112,7 +119,7 @@ def collection(name):
 
 
 def _shown(item):
-    kept = ("name", "points", "dimensions", "distance", "sparse", "language", "model", "foreign")
+    kept = ("name", "points", "dimensions", "distance", "sparse", "language", "model", "identity", "foreign")
     return {key: item[key] for key in kept if key in item}
 
 
@@ -121,7 +128,7 @@ def create():
     """Make a collection: 201, or 409 if there is one of that name."""
     data = fields(json_body(SEARCH_LIMIT), ("name", *OPTIONS), ("name",))
     name = checked_name(data.pop("name"))
-    return jsonify(created(name, data)), 201
+    return jsonify(_shown(the().create(name, **options(data)))), 201
 
 
 @api.put("/api/collections/<name>")
@@ -129,58 +136,43 @@ def put(name):
     """Make a collection unless it is there: 201 when made, 200 if it is there with these settings, 409 with others."""
     name = checked_name(name)
     data = fields(json_body(SEARCH_LIMIT), OPTIONS)
-    try:
-        there = the().store().collection(name)
-    except store.Missing:
-        return jsonify(created(name, data)), 201
-    differs = [
-        key for key in data if not (key == "sparse" and data[key] == "auto") and data[key] != _as_asked(there, key)
-    ]
-    if differs:
-        raise Problem(409, f"There is a collection {name} already, with another {' and '.join(differs)}.")
-    return jsonify(_shown(there))
+    wish = options(data)
+    for _ in range(TRIES):
+        try:
+            there = the().store().collection(name)
+        except store.Missing:
+            try:
+                return jsonify(_shown(the().create(name, **wish))), 201
+            except store.Exists:  # another caller was quicker
+                continue
+        differs = [key for key in data if wish[key] not in (None, "auto") and wish[key] != _as_asked(there, key)]
+        if differs:
+            raise Problem(409, f"There is a collection {name} already, with another {' and '.join(differs)}.")
+        return jsonify(_shown(there))
+    raise Problem(409, f"The collection {name} is made and deleted by others just now.")
 
 
 OPTIONS = ("dimensions", "distance", "sparse", "language")
+TRIES = 5
 
 
 def _as_asked(there, key):
     return (there.get(key) or "none") if key == "sparse" else there.get(key)
 
 
-def created(name, data):
-    """Create a collection with OPTIONS as wished; returns it. Raises Problem 422, store's exceptions, Refused."""
-    distance = _choice(data, "distance", DISTANCES, "cosine")
-    sparse = _choice(data, "sparse", SPARSE, "auto")
+def options(data):
+    """{OPTIONS} of what is wished of a collection; dimensions None: the model's own. Raises Problem 422."""
     language = typed(data, "language", str, "english", message="A language like english or german.")
     try:
         bm25(language)
     except ValueError:
         raise _field("language", "BM25 knows no such language. It takes english, german, french, …") from None
-    size = _number(data, "dimensions", 1, 65536, None) if data.get("dimensions") is not None else None
-    engine = the()
-    backend = engine.app.extensions["embedders"].backend("embed")
-    native = len(backend.embed([PROBE]).vectors[0])
-    if size and size != native:
-        backend.embed([PROBE], dimensions=size)  # or it is refused, with the reason
-    if sparse in ("auto", "model"):
-        try:
-            engine.app.extensions["embedders"].backend("sparse")
-            sparse = "model"
-        except Refused as refused:
-            if sparse == "model" or refused.status != 404:
-                raise
-            sparse = "bm25"
-    settings = {
-        "dimensions": size or native,
-        "distance": distance,
-        "sparse": None if sparse == "none" else sparse,
+    return {
+        "dimensions": _number(data, "dimensions", 1, 65536, None) if data.get("dimensions") is not None else None,
+        "distance": _choice(data, "distance", DISTANCES, "cosine"),
+        "sparse": _choice(data, "sparse", SPARSE, "auto"),
         "language": language,
-        "model": backend.dialect().model,
-        "shortened": bool(size and size != native),
     }
-    engine.store().create(name, settings)
-    return _shown({"name": name, "points": 0} | settings)
 
 
 @api.delete("/api/collections/<name>")
@@ -194,7 +186,7 @@ def delete(name):
             f"This deletes {name} and its {found['points']:,} chunks, for good. Ask again with ?confirm={name}.",
             errors=[{"field": "confirm", "message": "Repeat the collection's name."}],
         )
-    the().store().delete(name)
+    the().delete(name)
     return jsonify(deleted=name, points=found["points"])
 
 
@@ -228,13 +220,13 @@ def put_documents(name):
         if documents[-1]["id"] in seen and item.get("id"):
             raise _field(f"documents[{number}].id", f"The id {item['id']} is there twice.")
         seen.add(documents[-1]["id"])
-    return jsonify(the().writer.put(name, documents, size, overlap))
+    return jsonify(the().writer.put(the().settings(name), documents, size, overlap))
 
 
 def _put_lines(name, size, overlap):
-    the().settings(name)
+    settings = the().settings(name)
     try:
-        note = the().ingests.add(name, relay.Upload(LINES_LIMIT), size, overlap)
+        note = the().ingests.add(settings, relay.Upload(LINES_LIMIT), size, overlap)
     except OSError as error:
         raise Problem(507, f"The lines cannot be kept in the state folder: {error.strerror}.") from error
     response = jsonify(progress_of(note))
@@ -271,6 +263,15 @@ def cancel(name, key):
     return jsonify(progress_of(the().ingests.cancel(_note(name, key))))
 
 
+@api.post("/api/collections/<name>/ingests/<key>")
+def go_on(name, key):
+    """Have a large ingest go on that failed and is resumable; 409 for another."""
+    note = the().ingests.go_on(_note(name, key))
+    if note["state"] not in ("waiting", "running"):
+        raise Problem(409, "It cannot go on: its lines are not kept. Send them again.")
+    return jsonify(progress_of(note))
+
+
 def _note(name, key):
     note = the().ingests.get(checked_name(name), key)
     if note is None:
@@ -290,7 +291,7 @@ def delete_document(name, document):
     name = checked_name(name)
     if not ingest.DOCUMENT.fullmatch(document):
         raise _field("id", "A document's id is 1 to 200 of A-Z a-z 0-9 _ . : @ + -.")
-    removed = the().writer.remove(name, document)
+    removed = the().writer.remove(the().settings(name), document)
     if not removed:
         raise Problem(404, f"There is no document {document} in {name}.")
     return jsonify(document=document, removed=removed)
@@ -312,7 +313,7 @@ def found(name, data):
     """The answer of a search, as a dict. Raises Problem 422, store's exceptions, Refused."""
     name = checked_name(name)
     fields(data, FIELDS, ("query",))
-    query = typed(data, "query", str, check=lambda v: v.strip() and len(v) <= 20_000 and _sound(v), message="A text.")
+    query = typed(data, "query", str, check=_is_query, message="A text.")
     limit = _number(data, "limit", 1, 100, 10)
     candidates = max(limit, _number(data, "candidates", 1, 500, max(50, 2 * limit)))
     method = _choice(data, "fusion", FUSIONS, "rrf")
@@ -320,7 +321,7 @@ def found(name, data):
     weights = _weights(data)
     length = _number(data, "snippet", 0, 2000, 300)
     rerank = typed(data, "rerank", bool, False, message="true or false.")
-    condition = checked_filter(data.get("filter"))
+    condition = filters.checked(data.get("filter"))
     vector = data.get("vector")
     engine = the()
     settings = engine.settings(name)
@@ -355,12 +356,8 @@ def _hit(hit, query, length):
     return hit
 
 
-def _sound(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_query(text):
+    return text.strip() and len(text) <= 20_000 and ingest.sound(text)
 
 
 def _weights(data):
@@ -376,79 +373,5 @@ def _check_vector(vector, size):
     text = f"A list of {size} numbers, as the collection's are."
     if not isinstance(vector, list) or len(vector) != size:
         raise _field("vector", text)
-    if not all(type(value) in (int, float) and abs(value) < 1e30 for value in vector):
+    if not all(type(value) in (int, float) and abs(value) < LARGEST for value in vector):
         raise _field("vector", text)
-
-
-def checked_filter(given, depth=0):
-    """A filter in Qdrant's JSON, its keys leading into the metadata; None without one. Raises Problem 422.
-
-    {must, should, must_not: [{key, match: {value | any | except}}, {key, range: {gt, gte, lt, lte}},
-    {is_empty: {key}}, or a filter]}; the key `document` is the document's id.
-    """
-    if given is None and not depth:
-        return None
-    if not isinstance(given, dict) or not given or depth > 4:
-        raise _field("filter", "An object with must, should or must_not.")
-    found = {}
-    for kind, items in given.items():
-        if kind not in ("must", "should", "must_not") or not isinstance(items, list) or not 0 < len(items) <= 50:
-            raise _field("filter", "must, should and must_not, each a list of 1 to 50 conditions.")
-        found[kind] = [_condition(item, depth) for item in items]
-    return found
-
-
-def _condition(item, depth):
-    if not isinstance(item, dict):
-        raise _field("filter", "A condition is an object with key, and match or range.")
-    if set(item) == {"is_empty"} and isinstance(item["is_empty"], dict) and set(item["is_empty"]) == {"key"}:
-        return {"is_empty": {"key": _key(item["is_empty"]["key"])}}
-    if "key" not in item:
-        return checked_filter(item, depth + 1)
-    key = _key(item["key"])
-    if set(item) == {"key", "match"}:
-        match = _match(item["match"])
-        if "except" in match:
-            # Said so, it does not depend on which type of values an index of the field happens to be for.
-            return {"must_not": [{"key": key, "match": {"any": match["except"]}}, {"is_empty": {"key": key}}]}
-        return {"key": key, "match": match}
-    if set(item) == {"key", "range"}:
-        return {"key": key, "range": _range(item["range"])}
-    raise _field("filter", f"{item['key']}: one of match and range.")
-
-
-def _key(key):
-    if not isinstance(key, str) or not KEY.fullmatch(key):
-        raise _field("filter", "A key is a name in the metadata, or several joined by dots.")
-    return key if key == "document" or key.startswith("metadata.") else f"metadata.{key}"
-
-
-def _match(match):
-    kind, value = next(iter(match.items())) if isinstance(match, dict) and len(match) == 1 else (None, None)
-    one = isinstance(value, str | int) and ingest._plain(value) and (not isinstance(value, str) or _sound(value))
-    if kind == "value" and one:
-        return {kind: value}
-    if kind in ("any", "except") and isinstance(value, list) and 0 < len(value) <= 1000:
-        strings = all(isinstance(item, str) and _sound(item) for item in value)
-        numbers = all(type(item) is int and ingest._plain(item) for item in value)
-        if strings or numbers:
-            return {kind: value}
-    raise _field("filter", "match: {value: a string, an integer, true or false}, or {any: [...]} or {except: [...]}.")
-
-
-def _range(given):
-    if not isinstance(given, dict) or not given or set(given) - {"gt", "gte", "lt", "lte"}:
-        raise _field("filter", "range: one or more of gt, gte, lt, lte.")
-    numbers = all(type(value) in (int, float) and abs(value) < 1e300 for value in given.values())
-    dates = all(isinstance(value, str) and DATE.fullmatch(value) and _is_time(value) for value in given.values())
-    if not (numbers or dates):
-        raise _field("filter", "range: numbers, or times like 2026-11-22T10:00:00Z.")
-    return dict(given)
-
-
-def _is_time(value):
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True

@@ -247,6 +247,7 @@ OPERATIONS = {
     "api_collections.ingests": Told({200: thing("ingests", ingests=listed(ref("Ingest")))}, STORED, example=COLLECTION),
     "api_collections.progress": Told({200: "Ingest"}, STORED),
     "api_collections.cancel": Told({200: "Ingest"}, STORED),
+    "api_collections.go_on": Told({200: "Ingest"}, f"409 {STORED}"),
     "api_collections.delete_document": Told(
         {200: thing("document removed", document=schemas.STRING, removed=schemas.COUNT)},
         f"409 429 {STORED}",

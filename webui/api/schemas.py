@@ -5,8 +5,8 @@ here again, and tests/integration/test_openapi.py finds it if the two differ. Wh
 its role's argument spec (webui/api/openapi.py joins the two).
 """
 
-from webui.api import collections, swap, wishes
-from webui.gateway import chat, embeddings, ingest
+from webui.api import collections, filters, swap, wishes
+from webui.gateway import chat, dialects, embeddings, ingest
 from webui.jobs import STATUSES
 from webui.pages import words
 
@@ -107,37 +107,57 @@ DOCUMENT = asked(
     metadata=or_null({"type": "object", "description": "At most 16 kB, 8 levels, integers of 64 bits."}),
 )
 DOCUMENTS = asked("documents", documents=listed(DOCUMENT, minItems=1, maxItems=collections.DOCUMENTS), chunk=CHUNK)
-KEY = {"type": "string", "pattern": whole(collections.KEY), "description": "Into the metadata; `document` is the id."}
+KEY = {
+    "type": "string",
+    "pattern": whole(filters.KEY),
+    "description": "A name in the metadata (quoted with a dot in it), or several joined by dots; `document` is the id.",
+}
 INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 VALUE = {"anyOf": [STRING, INT64, BOOLEAN]}
-VALUES = {"anyOf": [listed(items, minItems=1, maxItems=1000) for items in (STRING, INT64)]}
-MATCH = {"oneOf": [asked("value", value=VALUE), asked("any", any=VALUES), asked("except", **{"except": VALUES})]}
+VALUES = {"anyOf": [listed(items, maxItems=filters.VALUES) for items in (STRING, INT64)]}
 BOUND = {"type": "number", "exclusiveMinimum": -1e300, "exclusiveMaximum": 1e300}
 TIME = {"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}
-RANGE = {
-    "anyOf": [asked(gt=kind, gte=kind, lt=kind, lte=kind) | {"minProperties": 1} for kind in (BOUND, TIME)],
-    "description": "All numbers, or all times.",
+
+
+def bounds(kind):
+    """gt, gte, lt, lte: at least one of them that is not null."""
+    some = [{"required": [key], "properties": {key: kind}} for key in filters.BOUNDS]
+    return asked(**dict.fromkeys(filters.BOUNDS, or_null(kind))) | {"anyOf": some}
+
+
+MATCHES = {"value": VALUE} | dict.fromkeys(("any", "except", "except_"), VALUES)  # except_ is what a dump has
+OF_FIELD = {
+    "match": {"oneOf": [asked(kind, **{kind: schema}) for kind, schema in MATCHES.items()]},
+    "range": {"anyOf": [bounds(BOUND), bounds(TIME)], "description": "All numbers, or all times."},
+    "values_count": bounds({"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 31}),
+    "is_empty": BOOLEAN,
+    "is_null": BOOLEAN,
 }
+FIELD_CONDITION = asked(
+    "key",
+    key=KEY,
+    **{kind: or_null(schema) for kind, schema in OF_FIELD.items()},
+    **{key: {"type": "null"} for key in filters.NOT_TAKEN},
+) | {"oneOf": [{"required": [kind], "properties": {kind: schema}} for kind, schema in OF_FIELD.items()]}
+ID = {"anyOf": [{"type": "string", "format": "uuid"}, {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}]}
 CONDITION = {
     "anyOf": [
-        asked("key match", key=KEY, match=MATCH),
-        asked("key range", key=KEY, range=RANGE),
-        asked("is_empty", is_empty=asked("key", key=KEY)),
+        FIELD_CONDITION,
+        *(asked(kind, **{kind: asked("key", key=KEY)}) for kind in ("is_empty", "is_null")),
+        asked("has_id", has_id=listed(ID, maxItems=filters.VALUES)),
     ],
-    "description": "Or a filter again, up to four levels.",
+    "description": "Or a filter again, up to four levels. What is null is as if it were not there.",
 }
-CLAUSE = listed(CONDITION, minItems=1, maxItems=50)
-FILTER = {
-    "type": "object",
-    "minProperties": 1,
-    "propertyNames": {"enum": ["must", "should", "must_not"]},
-    "additionalProperties": CLAUSE,
-}
+CONDITIONS = {"anyOf": [CONDITION, listed(CONDITION, maxItems=filters.CONDITIONS)]}
+AT_LEAST = asked(
+    "conditions min_count", conditions=CONDITIONS, min_count=within(0, filters.CONDITIONS, "How many of them.")
+)
+FILTER = asked(**dict.fromkeys(filters.CLAUSES, or_null(CONDITIONS)), min_should=or_null(AT_LEAST))
 WEIGHT = {"type": "number", "minimum": 0, "maximum": 1000, "default": 1}
 SEARCH = asked(
     "query",
     query={"type": "string", "minLength": 1, "maxLength": 20_000, "pattern": DOCUMENT["properties"]["text"]["pattern"]},
-    vector=or_null(listed(BOUND | {"exclusiveMinimum": -1e30, "exclusiveMaximum": 1e30})),
+    vector=or_null(listed(BOUND | {"exclusiveMinimum": -dialects.LARGEST, "exclusiveMaximum": dialects.LARGEST})),
     mode={
         "enum": list(collections.MODES),
         "description": "hybrid where the collection has sparse vectors, else dense.",
@@ -203,7 +223,7 @@ SPARSE = EMBED | {
     }
 }
 PASSAGES = listed(
-    {"anyOf": [WORDS, {"type": "object", "required": ["text"], "properties": {"text": WORDS}}]},
+    {"anyOf": [STRING, {"type": "object", "required": ["text"], "properties": {"text": STRING}}]},
     minItems=1,
     maxItems=embeddings.DOCUMENTS,
 )
@@ -318,6 +338,7 @@ COMPONENTS = {
         sparse=TEXT_OR_NULL,
         language=STRING,
         model=TEXT_OR_NULL,
+        identity={"type": ["string", "null"], "description": "Tells it from others that have had its name."},
         foreign={"type": "boolean", "description": "Something else made it; it cannot be searched here."},
     ),
     "Ingest": thing(
@@ -331,6 +352,8 @@ COMPONENTS = {
         wrong=COUNT,
         wrong_lines=listed(thing("line reason", line=INTEGER, reason=STRING)),
         message=TEXT_OR_NULL,
+        identity={"type": ["string", "null"], "description": "The collection's."},
+        resumable={"type": "boolean", "description": "It failed, has its lines, and goes on when asked to."},
     ),
     "Put": thing(" ".join(COUNTS), **COUNTS, truncated=listed(thing("document chunk", document=STRING, chunk=INTEGER))),
     "Hits": thing(

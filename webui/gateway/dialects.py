@@ -6,8 +6,9 @@
     FlagEmbedding   a FastAPI server around BGEM3FlagModel: /encode (dense_vecs, lexical_weights), /compute_score
     OpenAI     anything else that answers /v1/embeddings
 
-A dialect is found by asking (GET only) and kept until the server fails. A batch is split to the server's limit; the
-order stays. A text that is too long is refused unless `truncate`, and then told by its position.
+A dialect is found by asking (GET only) and kept until the server fails. Its model is not taken on trust: the server is
+asked for its name again after each call, for another may stand at the address by now. A batch is split to the server's
+limit; the order stays. A text that is too long is refused unless `truncate`, and then told by its position.
 """
 
 import functools
@@ -26,12 +27,19 @@ PARALLEL = 4  # requests of one call at a time
 BUSY_WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between tries while the server says 429
 PROBE_AGAIN = 600  # seconds a dialect is believed without a failure: another container may answer at the address now
 SURE_BYTES = 510  # no tokenizer makes more tokens than bytes, and no model in use takes less than 512
+STEADY = 3  # times that a call is made while the server's model changes under it
+LARGEST = 65504  # what a vector is shorter than: the largest number in 16 bits, as which the embedded store reckons
+WORDS = {"embed": "gives no embeddings", "sparse": "gives no sparse vectors", "rerank": "does not rerank"}
+GROUPS = {"embed": "embeddings", "sparse": "sparse", "rerank": "rerank"}  # of the inventory
 TOO_LONG = re.compile(r"less than \d+ tokens|maximum context length|longer than the maximum|max_model_len", re.I)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server is: its name, its model, which tasks it does, how many texts it takes, at which paths."""
+    """What a server is: its name, its model, which tasks it does, how many texts it takes, at which paths.
+
+    told_at: the path at which it names its model, None where it does at none; told: how it does.
+    """
 
     name: str
     model: str
@@ -42,18 +50,22 @@ class Dialect:
     tells_truncation: bool = True
     at: float = 0.0
     models: tuple = ()
+    told_at: str | None = None
+    told: tuple | None = None
 
 
 @dataclass
 class Vectors:
     """What came of texts. vectors: [[float]] or [(indices, values)]; truncated: positions of texts that were cut;
-    unknown: positions of texts that may have been cut, by a server that does not tell."""
+    unknown: positions of texts that may have been cut, by a server that does not tell; canaries: the canary's vectors,
+    one of each request."""
 
     vectors: list
     model: str
     tokens: int | None = None
     truncated: list = field(default_factory=list)
     unknown: list = field(default_factory=list)
+    canaries: list = field(default_factory=list)
 
 
 class Backend:
@@ -82,9 +94,24 @@ class Backend:
                 self._dialect = known = replace(self._probe(), at=time.monotonic())
             return known
 
+    def current(self):
+        """The Dialect as the server tells it now. Raises Refused as dialect() does."""
+        if (known := self._dialect) is not None:
+            self._same(known)
+        return self.dialect()
+
     def forget(self):
         """Ask again at the next call: the server failed, so it may be another one by now."""
         self._dialect = None
+
+    def _same(self, dialect):
+        """Whether the server still has that model, by the name it tells. Raises Refused as dialect() does."""
+        if dialect.told_at is None or TOLD[dialect.name](self._look(dialect.told_at, None)) == dialect.told:
+            return True
+        if self._dialect is dialect:  # unless another thread has found out before
+            self.forget()
+        now = self.dialect()
+        return (now.name, now.model) == (dialect.name, dialect.model)
 
     def _probe(self):
         info = self._look("/info")
@@ -96,7 +123,8 @@ class Backend:
                 return infinity(models, prefix)
         openapi = self._look("/openapi.json")
         paths = frozenset(openapi["paths"]) if isinstance(openapi, dict) and _is(openapi.get("paths"), dict) else ()
-        models = _cards(self._look("/v1/models"))
+        said = self._look("/v1/models")
+        models = _cards(said)
         if models and models[0].get("owned_by") == "vllm":
             return vllm(models, paths)
         if "/encode" in paths:
@@ -104,7 +132,15 @@ class Backend:
         if models or "/v1/embeddings" in paths:
             names = tuple(str(card["id"]) for card in models) or ("default",)
             rerank = {"rerank"} & {path.rsplit("/", 1)[-1] for path in paths}
-            return Dialect("OpenAI", names[0], frozenset({"embed"} | rerank), tells_truncation=False, models=names)
+            return Dialect(
+                "OpenAI",
+                names[0],
+                frozenset({"embed"} | rerank),
+                tells_truncation=False,
+                models=names,
+                told_at="/v1/models" if models else None,
+                told=_told_by_cards(said),
+            )
         raise Refused(
             502,
             f"{self.where} answers, but as no embedding server known here "
@@ -112,10 +148,13 @@ class Backend:
             code="bad_upstream",
         )
 
-    def _look(self, path):
-        """The JSON at a path, None where there is none. Raises Refused 503 when nothing answers."""
+    def _look(self, path, silence=5.0):
+        """The JSON at a path, None where there is none. Raises Refused 503 when nothing answers.
+
+        silence: seconds, None for the service's own: a server that computes in its only thread answers afterwards.
+        """
         try:
-            answer = self.call("GET", path, silence=5.0)
+            answer = self.call("GET", path, silence=silence)
         except Refused as refused:
             # A web page, or nonsense, at one address says nothing of the others.
             if refused.status == 502:
@@ -168,6 +207,8 @@ class Backend:
             return self.odd(told or f"it answered with status {status}")
         if status == 424:  # TEI: the model cannot do this, or the backend failed
             return self.odd(told or "it could not compute an answer")
+        if status in (401, 403):
+            return self.odd("it asks for an API key, which Spark Control has not")
         code = "context_length_exceeded" if TOO_LONG.search(told) else "invalid_value"
         return Refused(400, f"{self.where} refuses: {told or f'status {status}'}", code=code)
 
@@ -179,64 +220,130 @@ class Backend:
         """Whether the server's model does that task: "embed", "sparse" or "rerank"."""
         return task in self.dialect().tasks
 
+    def cannot(self, task):
+        """The refusal of a task that the server's model does not do."""
+        dialect = self.dialect()
+        return Refused(
+            404,
+            f"{self.where} ({dialect.name}, {dialect.model}) {WORDS[task]}. "
+            f"A server that does goes into the inventory's group {GROUPS[task]}.",
+            code="service_not_configured",
+        )
+
+    def _steadily(self, task, check, ask):
+        """What ask(dialect) gives when one model has given all of it: the server names the same before and after.
+
+        check(dialect): raises Refused if the caller wants another model; None if any will do.
+        """
+        for _ in range(STEADY):
+            dialect = self.dialect()
+            try:
+                if task not in dialect.tasks:
+                    raise self.cannot(task)
+                if check:
+                    check(dialect)
+                found = ask(dialect)
+            except Refused as refused:
+                # That may be because of the server that was there before.
+                if refused.status in (429, 503, 504) or self._same(dialect):
+                    raise
+                continue
+            if self._same(dialect):
+                return found
+        raise Refused(503, f"{self.where} changes its model just now.", code="service_unavailable", retry_after=5)
+
     # --- the tasks
 
-    def embed(self, texts, *, truncate=False, dimensions=None):
-        """Vectors of texts: dense, in their order. texts: [str], or lists of token ids, which only vLLM takes."""
-        dialect = self.dialect()
-        if any(not isinstance(text, str) for text in texts) and dialect.name != "vLLM":
-            raise Refused(
-                400,
-                f"The server's model ({dialect.model}) takes text, not token ids. "
-                "In LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False.",
-                code="invalid_value",
-                param="input",
+    def embed(self, texts, *, truncate=False, dimensions=None, check=None, canary=None):
+        """Vectors of texts: dense, in their order. texts: [str], or lists of token ids, which only vLLM takes.
+
+        canary: a text that goes with each request, so that its vector tells whose the others are.
+        """
+
+        def ask(dialect):
+            if any(not isinstance(text, str) for text in texts) and dialect.name != "vLLM":
+                raise Refused(
+                    400,
+                    f"The server's model ({dialect.model}) takes text, not token ids. "
+                    "In LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False.",
+                    code="invalid_value",
+                    param="input",
+                )
+            found = self._in_batches(
+                dialect, texts, truncate, lambda part, cut: _dense(self, dialect, part, cut, dimensions), canary=canary
             )
-        found = self._in_batches(
-            dialect, texts, truncate, lambda part, cut: _dense(self, dialect, part, cut, dimensions)
+            size = {len(vector) for vector in found.vectors + found.canaries}
+            if len(size) > 1 or 0 in size:
+                raise self.odd("its vectors differ in length")
+            if dimensions and size and dimensions not in size:
+                raise Refused(
+                    400,
+                    f"{dialect.model} gives {size.pop()} dimensions and cannot give {dimensions}.",
+                    code="invalid_value",
+                    param="dimensions",
+                )
+            return found
+
+        return self._steadily("embed", check, ask)
+
+    def sparse(self, texts, *, truncate=False, check=None, canary=None):
+        """Vectors of texts: sparse, (indices, values) each, indices unique and ascending. canary: as for embed()."""
+        return self._steadily(
+            "sparse",
+            check,
+            lambda dialect: self._in_batches(
+                dialect, texts, truncate, lambda part, cut: _sparse(self, dialect, part, cut), canary=canary
+            ),
         )
-        size = {len(vector) for vector in found.vectors}
-        if len(size) > 1 or 0 in size:
-            raise self.odd("its vectors differ in length")
-        if dimensions and size and dimensions not in size:
-            raise Refused(
-                400,
-                f"{dialect.model} gives {size.pop()} dimensions and cannot give {dimensions}.",
-                code="invalid_value",
-                param="dimensions",
+
+    def rerank(self, query, texts, *, truncate=False, raw_scores=False, check=None):
+        """Vectors whose vectors are the scores of the texts, in their order; higher fits the query better.
+
+        A text without a word in it is not sent: it scores lower than any other.
+        """
+        positions = [n for n, text in enumerate(texts) if text.strip()]
+
+        def ask(dialect):
+            found = self._in_batches(
+                dialect,
+                texts,
+                truncate,
+                lambda part, cut: _rank(self, dialect, query, part, cut, raw_scores),
+                query,
+                positions=positions,
             )
-        return found
+            lowest = min(found.vectors, default=1.0)
+            scores = dict(zip(positions, found.vectors, strict=True))
+            found.vectors = [scores.get(n, 0.0 if lowest > 0 else lowest - 1) for n in range(len(texts))]
+            return found
 
-    def sparse(self, texts, *, truncate=False):
-        """Vectors of texts: sparse, (indices, values) each, indices unique and ascending."""
-        dialect = self.dialect()
-        return self._in_batches(dialect, texts, truncate, lambda part, cut: _sparse(self, dialect, part, cut))
+        return self._steadily("rerank", check, ask)
 
-    def rerank(self, query, texts, *, truncate=False, raw_scores=False):
-        """Vectors whose vectors are the scores of the texts, in their order; higher fits the query better."""
-        dialect = self.dialect()
-        return self._in_batches(
-            dialect, texts, truncate, lambda part, cut: _rank(self, dialect, query, part, cut, raw_scores), query
-        )
-
-    def _in_batches(self, dialect, texts, truncate, call, query=None):
-        parts = [range(start, min(start + dialect.batch, len(texts))) for start in range(0, len(texts), dialect.batch)]
+    def _in_batches(self, dialect, texts, truncate, call, query=None, *, canary=None, positions=None):
+        """The Vectors of the texts at those positions (all unless given), by as many call(texts, cut) as it takes."""
+        positions = list(range(len(texts))) if positions is None else positions
+        size = dialect.batch - 1 if canary and dialect.batch > 1 else dialect.batch
+        parts = [positions[start : start + size] for start in range(0, len(positions), size)]
+        if canary and dialect.batch == 1:
+            parts.append([])
+        also = [canary] if canary and dialect.batch > 1 else []
 
         def one(positions):
-            part = [texts[position] for position in positions]
+            part = [texts[position] for position in positions] + (also if positions else [canary])
             try:
                 vectors, tokens = call(part, False)
                 cut = []
             except Refused as refused:
                 if refused.code != "context_length_exceeded":
                     raise
-                cut = [positions[number] for number in self._too_long(dialect, part, query)]
+                numbers = self._too_long(dialect, part, query)
+                cut = [positions[number] for number in numbers if number < len(positions)]
                 if not truncate:
                     raise _longer(refused, cut, dialect) from None
                 vectors, tokens = call(part, True)
             if len(vectors) != len(part):
                 raise self.odd(f"it gave {len(vectors)} answers to {len(part)} texts")
-            return vectors, tokens, cut
+            return vectors[: len(positions)], vectors[len(positions) :], tokens, cut
 
         if len(parts) > 1:
             with ThreadPoolExecutor(min(self.parallel, len(parts))) as pool:
@@ -245,13 +352,14 @@ class Backend:
         else:
             done = [one(part) for part in parts]
         found = Vectors([], dialect.model)
-        for vectors, tokens, cut in done:
+        for vectors, canaries, tokens, cut in done:
             found.vectors += vectors
+            found.canaries += canaries
             found.truncated += cut
             found.tokens = None if tokens is None else (found.tokens or 0) + tokens
         if not dialect.tells_truncation:
             extra = len(query.encode()) if query else 0
-            found.unknown = [n for n, text in enumerate(texts) if len(text.encode()) + extra > SURE_BYTES]
+            found.unknown = [n for n in positions if len(texts[n].encode()) + extra > SURE_BYTES]
         return found
 
     def _too_long(self, dialect, texts, query):
@@ -313,6 +421,8 @@ def tei(info):
         frozenset({task}),
         batch=limit if _is(limit, int) and limit > 0 else BATCH,
         max_tokens=tokens if _is(tokens, int) else None,
+        told_at="/info",
+        told=_told_by_info(info),
     )
 
 
@@ -331,7 +441,15 @@ def infinity(cards, prefix):
     # models: the first is the one to embed with, the last the one to rerank with.
     names = (model, *(n for n in names if n not in first.values()), first.get("rerank") or model)
     return Dialect(
-        "Infinity", model, frozenset(tasks), batch=batch, prefix=prefix, tells_truncation=False, models=names
+        "Infinity",
+        model,
+        frozenset(tasks),
+        batch=batch,
+        prefix=prefix,
+        tells_truncation=False,
+        models=names,
+        told_at=f"{prefix}/models",
+        told=_told_by_cards({"data": cards}),
     )
 
 
@@ -342,16 +460,48 @@ def vllm(cards, paths):
     tasks |= {"sparse"} if "/pooling" in paths else set()
     limit = cards[0].get("max_model_len")
     return Dialect(
-        "vLLM", str(cards[0]["id"]), frozenset(tasks), batch=128, max_tokens=limit if _is(limit, int) else None
+        "vLLM",
+        str(cards[0]["id"]),
+        frozenset(tasks),
+        batch=128,
+        max_tokens=limit if _is(limit, int) else None,
+        told_at="/v1/models",
+        told=_told_by_cards({"data": cards}),
     )
 
 
 def flag(openapi, paths):
     """The Dialect of a FlagEmbedding-style server; its OpenAPI title names the model."""
-    title = str((openapi.get("info") or {}).get("title") or "BAAI/bge-m3")[:200]
+    told = _told_by_openapi(openapi)
     tasks = {"embed", "sparse"} | ({"rerank"} if {"/compute_score", "/rerank"} & set(paths) else set())
     prefix = "/compute_score" if "/compute_score" in paths else "/rerank"
-    return Dialect("FlagEmbedding", title, frozenset(tasks), prefix=prefix, tells_truncation=False)
+    return Dialect(
+        "FlagEmbedding",
+        told[0],
+        frozenset(tasks),
+        prefix=prefix,
+        tells_truncation=False,
+        told_at="/openapi.json",
+        told=told,
+    )
+
+
+def _told_by_info(info):
+    return (str(info.get("model_id")), info.get("model_sha")) if isinstance(info, dict) else None
+
+
+def _told_by_cards(said):
+    return tuple((str(card["id"]), card.get("root")) for card in _cards(said)) or None
+
+
+def _told_by_openapi(openapi):
+    info = openapi.get("info") if isinstance(openapi, dict) else None
+    info = info if isinstance(info, dict) else {}
+    return str(info.get("title") or "BAAI/bge-m3")[:200], str(info.get("version"))
+
+
+TOLD = {"TEI": _told_by_info, "FlagEmbedding": _told_by_openapi}
+TOLD |= dict.fromkeys(("Infinity", "vLLM", "OpenAI"), _told_by_cards)
 
 
 # --- each task in each dialect: (answers in the texts' order, tokens or None)
@@ -445,7 +595,7 @@ def folded(backend, row):
         found = {}
         for index, value in pairs:
             index, value = int(index), float(value)
-            if not (0 <= index < 2**32 and math.isfinite(value)):
+            if not (0 <= index < 2**32 and abs(value) < LARGEST):
                 raise ValueError
             if value:
                 found[index] = max(value, found.get(index, value))
@@ -456,12 +606,12 @@ def folded(backend, row):
 
 
 def _floats(backend, vector):
-    """The list of finite numbers, or Refused 502. JSON's null is how a server tells NaN."""
+    """The list of numbers, or Refused 502 where one is none, or none that can be kept. JSON's null tells NaN."""
     if isinstance(vector, list) and vector and isinstance(vector[0], list):
         vector = vector[0]
     try:
-        # One sum tells: it is finite if all are, short of an overflow that no vector comes near.
-        if not isinstance(vector, list) or not math.isfinite(sum(vector)):
+        # The length tells of all at once: it is no number, or endless, if one of them is.
+        if not isinstance(vector, list) or not math.hypot(*vector) < LARGEST:
             raise TypeError
     except (TypeError, OverflowError):
         raise backend.odd("a vector of its holds something else than numbers") from None

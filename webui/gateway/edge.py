@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -29,11 +30,16 @@ DISTANCES = {"cosine": q.Distance.Cosine, "dot": q.Distance.Dot, "euclid": q.Dis
 # Kilobytes of vectors from which HNSW is built: never. Up to some 100,000 points looking at each vector is quick and
 # exact, and building the graph takes a minute in which nothing else is answered.
 NEVER = 1_000_000_000
+CLAUSES = {"must", "should", "must_not", "min_should"}
 INDEXES = 24  # of a collection's metadata
+PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # a step of a payload's path that needs no quotes
 
 
 class Shelf:
-    """The collections. Each public method is one that a message may call."""
+    """The collections. Each public method is one that a message may call.
+
+    Whoever reads or writes a collection says the identity of the one that is meant: another may have its name by now.
+    """
 
     def __init__(self, folder):
         self.folder, self.shards, self.notes = Path(folder), {}, {}
@@ -55,9 +61,11 @@ class Shelf:
             elif path.is_dir():
                 self.notes[path.name] = json.loads((path / NOTE).read_text())
 
-    def _shard(self, name):
+    def _shard(self, name, identity):
         if name not in self.notes:
             raise Missing(name)
+        if self.notes[name].get("identity") != identity:
+            raise Replaced(name)
         if name not in self.shards:
             self.shards[name] = q.EdgeShard.load(str(self.folder / name / "shard"))
         return self.shards[name]
@@ -68,11 +76,12 @@ class Shelf:
 
     def collection(self, name):
         """The settings, the name and how many points there are."""
-        points = self._shard(name).count(q.CountRequest())
-        return {**self.notes[name], "name": name, "points": points}
+        settings = self.notes.get(name, {})
+        points = self._shard(name, settings.get("identity")).count(q.CountRequest())
+        return {**settings, "name": name, "points": points}
 
     def create(self, name, settings):
-        """Make an empty collection. settings: dimensions, distance, sparse ("model", "bm25" or None), and more."""
+        """Make an empty collection. settings: dimensions, distance, sparse (model, bm25 or None), identity and more."""
         if name in self.notes:
             raise Exists(name)
         folder = self.folder / name
@@ -94,11 +103,10 @@ class Shelf:
         shard = q.EdgeShard.create(str(folder / "shard"), config)
         shard.update(q.UpdateOperation.create_field_index("document", q.PayloadSchemaType.Keyword))
         shard.flush()
-        self.shards[name] = shard
-        self.notes[name] = settings
         fresh = folder / f"{NOTE}.new"
         fresh.write_text(json.dumps(settings))
         os.replace(fresh, folder / NOTE)
+        self.shards[name], self.notes[name] = shard, settings
 
     def delete(self, name):
         """Delete a collection and all it holds."""
@@ -111,7 +119,7 @@ class Shelf:
             shard.close()
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def upsert(self, name, points):
+    def upsert(self, name, identity, points):
         """points: [(id, dense, (indices, values) or None, payload)]"""
         made = []
         for point, dense, sparse, payload in points:
@@ -119,17 +127,17 @@ class Shelf:
             if sparse and sparse[0]:
                 vector["sparse"] = q.SparseVector(indices=sparse[0], values=sparse[1])
             made.append(q.Point(id=uuid.UUID(point), vector=vector, payload=stored(payload)))
-        self._shard(name).update(q.UpdateOperation.upsert_points(made))
+        self._shard(name, identity).update(q.UpdateOperation.upsert_points(made))
 
-    def overwrite(self, name, payloads):
+    def overwrite(self, name, identity, payloads):
         """payloads: {id: payload}, of points that stay as they are otherwise."""
-        shard = self._shard(name)
+        shard = self._shard(name, identity)
         for point, payload in payloads.items():
             shard.update(q.UpdateOperation.overwrite_payload([uuid.UUID(point)], stored(payload)))
 
-    def stamps(self, name, documents):
+    def stamps(self, name, identity, documents):
         """{document: {id: stamp}} of those documents' points."""
-        shard, found, offset = self._shard(name), {}, None
+        shard, found, offset = self._shard(name, identity), {}, None
         wanted = q.Filter(must=[q.FieldCondition(key="document", match=q.MatchAny(any=list(documents)))])
         while True:
             records, offset = shard.scroll(
@@ -140,13 +148,14 @@ class Shelf:
             if offset is None:
                 return found
 
-    def remove(self, name, points):
+    def remove(self, name, identity, points):
         """points: [id]"""
-        self._shard(name).update(q.UpdateOperation.delete_points([uuid.UUID(point) for point in points]))
+        gone = q.UpdateOperation.delete_points([uuid.UUID(point) for point in points])
+        self._shard(name, identity).update(gone)
 
-    def search(self, name, queries, limit, condition):
+    def search(self, name, identity, queries, limit, condition):
         """[[(id, score), best first]] of queries [("dense", vector) or ("sparse", (indices, values))]."""
-        shard, wanted, asked = self._shard(name), filtered(condition), []
+        shard, wanted, asked = self._shard(name, identity), filtered(condition), []
         self._index(shard, condition)
         for kind, vector in queries:
             given = vector if kind == "dense" else q.SparseVector(indices=vector[0], values=vector[1])
@@ -163,14 +172,15 @@ class Shelf:
                 if key not in there and len(there) < INDEXES:
                     shard.update(q.UpdateOperation.create_field_index(key, schema))
 
-    def fetch(self, name, points):
+    def fetch(self, name, identity, points):
         """{id: payload}"""
-        found = self._shard(name).retrieve([uuid.UUID(point) for point in points], with_payload=True, with_vector=False)
+        ids = [uuid.UUID(point) for point in points]
+        found = self._shard(name, identity).retrieve(ids, with_payload=True, with_vector=False)
         return {str(r.id): {key: r.payload[key] for key in r.payload if key != "bools"} for r in found}
 
-    def tidy(self, name):
+    def tidy(self, name, identity):
         """Make durable what was written, and throw away what was deleted."""
-        shard = self._shard(name)
+        shard = self._shard(name, identity)
         shard.optimize()
         shard.flush()
 
@@ -183,6 +193,10 @@ class Shelf:
 
 class Missing(Exception):
     """There is no such collection."""
+
+
+class Replaced(Exception):
+    """There is one of that name, but another than is meant."""
 
 
 class Exists(Exception):
@@ -198,31 +212,45 @@ def schemas(condition):
 
     Only schemas that leave the results as they are where a field's values are of several types.
     """
-    for items in (condition or {}).values():
-        for item in items:
-            if "match" in item:
-                value = next(iter(item["match"].values()))
-                value = value[0] if isinstance(value, list) else value
-                if isinstance(value, bool):
-                    yield "bools", q.PayloadSchemaType.Keyword
-                elif isinstance(value, str):
-                    yield item["key"], q.PayloadSchemaType.Keyword
-                elif "value" in item["match"]:
-                    yield item["key"], q.PayloadSchemaType.Float
-            elif "range" in item:
-                dates = any(isinstance(value, str) for value in item["range"].values())
-                yield item["key"], q.PayloadSchemaType.Datetime if dates else q.PayloadSchemaType.Float
-            elif "is_empty" not in item:
-                yield from schemas(item)
+    for item in conditions(condition or {}):
+        if "match" in item:
+            value = next(iter(item["match"].values()))
+            value = (value or [None])[0] if isinstance(value, list) else value
+            if isinstance(value, bool):
+                yield "bools", q.PayloadSchemaType.Keyword
+            elif isinstance(value, str):
+                yield item["key"], q.PayloadSchemaType.Keyword
+            elif "value" in item["match"]:
+                yield item["key"], q.PayloadSchemaType.Float
+        elif "range" in item:
+            dates = any(isinstance(value, str) for value in item["range"].values())
+            yield item["key"], q.PayloadSchemaType.Datetime if dates else q.PayloadSchemaType.Float
+
+
+def conditions(condition):
+    """Each condition of a filter and of the filters in it."""
+    for kind, items in condition.items():
+        for item in items["conditions"] if kind == "min_should" else items:
+            if item.keys() <= CLAUSES:
+                yield from conditions(item)
+            else:
+                yield item
 
 
 def bools(value, path="metadata"):
-    """["key=true"] of the booleans in metadata: qdrant-edge-py takes True for 1, so a match of a boolean finds none."""
+    """["key=true"] of the booleans in metadata: qdrant-edge-py takes True for 1, so a match of a boolean finds none.
+
+    The keys are paths as search's filters have them: quoted where they are not plain, [] for each of a list.
+    """
     if isinstance(value, bool):
         return [f"{path}={value}".lower()]
     if isinstance(value, dict):
-        return [told for key, item in value.items() for told in bools(item, f"{path}.{key}")]
-    return [told for item in value for told in bools(item, path)] if isinstance(value, list) else []
+        steps = {key: key if PLAIN.fullmatch(key) else f'"{key}"' for key in value}
+        return [told for key, item in value.items() for told in bools(item, f"{path}.{steps[key]}")]
+    if isinstance(value, list):
+        flat = [told for item in value if isinstance(item, bool) for told in bools(item, path)]
+        return flat + [told for item in value for told in bools(item, f"{path}[]")]
+    return []
 
 
 def stored(payload):
@@ -232,16 +260,27 @@ def stored(payload):
 
 
 def filtered(condition):
-    """Qdrant Edge's Filter of Qdrant's JSON for one (search.checked_filter); None of None."""
+    """Qdrant Edge's Filter of Qdrant's JSON for one (api.filters.checked); None of None."""
     if not condition:
         return None
-    clauses = {kind: [_condition(item) for item in items] for kind, items in condition.items()}
+    clauses = {kind: [_condition(item) for item in items] for kind, items in condition.items() if kind != "min_should"}
+    if least := condition.get("min_should"):
+        made = [_condition(item) for item in least["conditions"]]
+        clauses["min_should"] = q.MinShould(made, least["min_count"])
     return q.Filter(**clauses)
 
 
 def _condition(item):
-    if "key" not in item:
-        return q.IsEmptyCondition(item["is_empty"]["key"]) if "is_empty" in item else filtered(item)
+    if item.keys() <= CLAUSES:
+        return filtered(item) or q.Filter()
+    if "is_empty" in item:
+        return q.IsEmptyCondition(item["is_empty"]["key"])
+    if "is_null" in item:
+        return q.IsNullCondition(item["is_null"]["key"])
+    if "has_id" in item:
+        return q.HasIdCondition({p if isinstance(p, int) else uuid.UUID(p) for p in item["has_id"]})
+    if "values_count" in item:
+        return q.FieldCondition(key=item["key"], values_count=q.ValuesCount(**item["values_count"]))
     if "range" in item:
         dates = any(isinstance(value, str) for value in item["range"].values())
         return q.FieldCondition(key=item["key"], range=(q.RangeDateTime if dates else q.RangeFloat)(**item["range"]))

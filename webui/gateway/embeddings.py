@@ -29,7 +29,6 @@ INPUTS = 2048  # texts a request, as in OpenAI's API
 DOCUMENTS = 1000  # texts a rerank, as in Cohere's API
 # Which services may do a task, in the order in which they are asked.
 TASKS = {"embed": ("embeddings",), "sparse": ("sparse", "embeddings"), "rerank": ("rerank", "embeddings")}
-WORDS = {"embed": "gives no embeddings", "sparse": "gives no sparse vectors", "rerank": "does not rerank"}
 
 
 class Embedders:
@@ -40,7 +39,7 @@ class Embedders:
 
     def backend(self, task):
         """The Backend that does the task: "embed", "sparse" or "rerank". Raises Refused: 404 none, 502, 503."""
-        first, seen = None, None
+        first, seen = None, []
         for key in TASKS[task]:
             try:
                 found = self._of(key)
@@ -51,15 +50,11 @@ class Embedders:
                 continue
             if found.can(task):
                 return found
-            seen = found
-        if seen is None:
-            raise first
-        raise Refused(
-            404,
-            f"{seen.where} ({seen.dialect().name}, {seen.dialect().model}) {WORDS[task]}. "
-            f"A server that does goes into the inventory's group {TASKS[task][0]}.",
-            code="service_not_configured",
-        )
+            seen.append(found)
+        for found in seen:  # another server may stand there by now
+            if task in found.current().tasks:
+                return found
+        raise seen[-1].cannot(task) if seen else first
 
     def _of(self, key):
         gateway = self.app.extensions["gateway"]
@@ -82,16 +77,6 @@ class Embedders:
 
         return call
 
-    def models(self):
-        """[(model, task)] of the servers that answer; never raises. For a list of what there is."""
-        found = []
-        for task in TASKS:
-            with contextlib.suppress(Refused):
-                pair = (self.backend(task).dialect().model, task)
-                if pair[0] not in [model for model, _ in found]:
-                    found.append(pair)
-        return found
-
 
 def _carry(function):
     """A function for another thread that still sees the request, so that the client's hang-up ends it there too."""
@@ -104,20 +89,60 @@ def the():
 
 
 def json_body(limit):
-    """The request's JSON object. Raises Refused 400, 413, 415."""
+    """The request's JSON object. Raises Refused 400 (param: the field of a number that JSON has not), 413, 415."""
     if request.mimetype != "application/json":
         raise Refused(415, "Send JSON, with the header Content-Type: application/json.", code="bad_content_type")
+    raw = b"".join(relay.Upload(limit))
     try:
-        data = json.loads(b"".join(relay.Upload(limit)), parse_constant=_no_number)
+        data = json.loads(raw, parse_constant=NoNumber.refuse)
     except (ValueError, RecursionError) as error:
+        field, why = NoNumber.where(raw)
+        if field:
+            raise Refused(400, f"{field}: {why}", code="bad_json", param=field) from None
         raise Refused(400, f"The body is not JSON: {str(error)[:120]}", code="bad_json") from None
     if not isinstance(data, dict):
         raise Refused(400, "The body must be a JSON object.", code="bad_json")
     return data
 
 
-def _no_number(name):
-    raise ValueError(f"{name} is no number in JSON")
+class NoNumber:
+    """What stands for a number in a body and is none: NaN, Infinity, or more digits than anything reads."""
+
+    DIGITS = 1000
+
+    def __init__(self, text):
+        self.text = f"{text[:20]}{'…' if len(text) > 20 else ''} is no number in JSON"
+
+    @classmethod
+    def refuse(cls, text):
+        """For json.loads(). Raises ValueError."""
+        raise ValueError(cls(text).text)
+
+    @classmethod
+    def whole(cls, digits):
+        """For json.loads(), which refuses long integers without a word of where they are."""
+        return int(digits) if len(digits) < cls.DIGITS else cls(digits)
+
+    @classmethod
+    def where(cls, raw):
+        """(path, what it is) of the first one in a body, like documents[1].metadata.price; two None without one."""
+        try:
+            path, found = cls._first(json.loads(raw, parse_constant=cls, parse_int=cls.whole))
+        except (ValueError, RecursionError):
+            return None, None
+        steps = [f"[{step}]" if isinstance(step, int) else f".{step[:80]}" for step in reversed(path)]
+        return ("".join(steps).removeprefix("."), found.text) if found else (None, None)
+
+    @classmethod
+    def _first(cls, value):
+        if isinstance(value, cls):
+            return [], value
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for step, item in items:
+            path, found = cls._first(item)
+            if found:
+                return [*path, step], found
+        return [], None
 
 
 def of_type(data, field, kind, default=None):
@@ -132,11 +157,11 @@ def of_type(data, field, kind, default=None):
     return value
 
 
-def text_of(value, field):
-    """A text that is one: not empty, and Unicode that can be sent. Raises Refused 400."""
+def text_of(value, field, *, empty=False):
+    """A text that is one: Unicode that can be sent, and not empty unless it may be. Raises Refused 400."""
     if not isinstance(value, str):
         raise Refused(400, f"{field}: expected a string.", code="invalid_type", param=field)
-    if not value:
+    if not (value or empty):
         raise Refused(400, f"{field}: a text is empty.", code="invalid_value", param=field)
     try:
         value.encode()
@@ -164,18 +189,25 @@ def _token(value):
     return type(value) is int and 0 <= value < 1 << 31
 
 
-def check_model(data, dialect):
-    """Refuse another model than is served, listing what is (404). `default` is whatever is served."""
+def wanted(data):
+    """check(dialect), which refuses another model than is asked for, listing what is served (404).
+
+    `default` is whatever is served. Raises Refused 400.
+    """
     wish = of_type(data, "model", str)
-    names = {dialect.model, *dialect.models}
-    if wish is None or wish == "default" or wish in names or wish in {name.rsplit("/", 1)[-1] for name in names}:
-        return
-    raise Refused(
-        404,
-        f"The model {wish[:80]!r} is not here. There is: {', '.join(sorted(names))} (or: default).",
-        code="model_not_found",
-        param="model",
-    )
+
+    def check(dialect):
+        names = {dialect.model, *dialect.models}
+        if wish is None or wish == "default" or wish in names or wish in {name.rsplit("/", 1)[-1] for name in names}:
+            return
+        raise Refused(
+            404,
+            f"The model {wish[:80]!r} is not here. There is: {', '.join(sorted(names))} (or: default).",
+            code="model_not_found",
+            param="model",
+        )
+
+    return check
 
 
 def respond(body, found):
@@ -210,9 +242,8 @@ def embeddings():
     dimensions = of_type(data, "dimensions", int)
     if dimensions is not None and not 0 < dimensions <= 65536:
         raise Refused(400, "dimensions: a positive number.", code="invalid_value", param="dimensions")
-    backend = the().backend("embed")
-    check_model(data, backend.dialect())
-    found = backend.embed(texts, truncate=of_type(data, "truncate", bool, False), dimensions=dimensions)
+    truncate = of_type(data, "truncate", bool, False)
+    found = the().backend("embed").embed(texts, truncate=truncate, dimensions=dimensions, check=wanted(data))
     shape = as_base64 if form == "base64" else list
     rows = [{"object": "embedding", "index": n, "embedding": shape(v)} for n, v in enumerate(found.vectors)]
     return respond({"object": "list", "data": rows, "model": found.model, "usage": usage(found)} | notes(found), found)
@@ -234,9 +265,7 @@ def sparse():
     texts = inputs(data)
     for text in texts:
         text_of(text, "input")
-    backend = the().backend("sparse")
-    check_model(data, backend.dialect())
-    found = backend.sparse(texts, truncate=of_type(data, "truncate", bool, False))
+    found = the().backend("sparse").sparse(texts, truncate=of_type(data, "truncate", bool, False), check=wanted(data))
     rows = [
         {"object": "sparse_embedding", "index": n, "indices": indices, "values": values}
         for n, (indices, values) in enumerate(found.vectors)
@@ -261,14 +290,13 @@ def rerank():
     given = of_type(data, field, list, [])
     if not 0 < len(given) <= DOCUMENTS:
         raise Refused(400, f"{field}: from 1 to {DOCUMENTS} texts.", code="invalid_value", param=field)
-    texts = [text_of(item.get("text") if isinstance(item, dict) else item, field) for item in given]
+    texts = [text_of(item.get("text") if isinstance(item, dict) else item, field, empty=True) for item in given]
     limit = of_type(data, "top_n", int, len(texts))
     if limit < 1:
         raise Refused(400, "top_n: at least 1.", code="invalid_value", param="top_n")
-    backend = the().backend("rerank")
-    check_model(data, backend.dialect())
-    raw = of_type(data, "raw_scores", bool, False)
-    found = backend.rerank(query, texts, truncate=of_type(data, "truncate", bool, not theirs), raw_scores=raw)
+    raw, truncate = of_type(data, "raw_scores", bool, False), of_type(data, "truncate", bool, not theirs)
+    check = wanted(data)
+    found = the().backend("rerank").rerank(query, texts, truncate=truncate, raw_scores=raw, check=check)
     order = sorted(range(len(texts)), key=lambda n: (-found.vectors[n], n))
     if theirs:
         with_text = of_type(data, "return_text", bool, False)

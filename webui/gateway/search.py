@@ -1,12 +1,26 @@
-"""Search over collections: the store and the embedding servers joined, for whoever puts in or searches."""
+"""Search over collections: the store and the embedding servers joined, for whoever puts in or searches.
+
+A collection keeps the names of the models that its vectors are of, and the vectors of one known text, the canary. No
+vector is written or compared before the server has named the same model and given the canary the same vector: there are
+servers that name no model, and names under which the weights change.
+"""
 
 import functools
+import math
+import struct
 import threading
 import time
+import uuid
+from base64 import b64decode
 from pathlib import Path
 
 from webui.gateway import fusion, ingest, services, store
+from webui.gateway.embeddings import as_base64
 from webui.gateway.errors import Refused
+
+CANARY = "How many numbers has a vector?"
+ALIKE = 0.98  # cosine: the same model gives more at any precision from 8 bits on, another of its size next to nothing
+KINDS = ("dense", "sparse")
 
 
 class Engine:
@@ -52,51 +66,120 @@ class Engine:
             raise store.Wrong(f"The collection {name} was made by something else: it has no vector named dense.")
         return found
 
-    def vectors(self, settings, texts, query=False):
-        """(dense, sparse or None, positions of texts that were cut) of texts for that collection. Raises Refused."""
+    def still(self, name, identity):
+        """The settings of a collection that is to be the one of that identity. Raises Missing, Replaced."""
+        found = self.store().collection(name)
+        if found.get("identity") != identity:
+            raise store.Replaced(name)
+        return found
+
+    def create(self, name, *, dimensions, distance, sparse, language):
+        """Make a collection for the models that are served; returns its settings. Raises Exists, Refused, Unavailable.
+
+        dimensions: None is the model's own; sparse: model, bm25, none, or auto: the model's where there is one.
+        """
+        embedders = self.app.extensions["embedders"]
+        backend = embedders.backend("embed")
+        found = backend.embed([CANARY], truncate=True)
+        native = len(found.vectors[0])
+        if dimensions and dimensions != native:
+            found = backend.embed([CANARY], truncate=True, dimensions=dimensions)  # or it is refused, with the reason
+        settings = {
+            "dimensions": dimensions or native,
+            "distance": distance,
+            "sparse": None if sparse == "none" else sparse,
+            "language": language,
+            "model": found.model,
+            "shortened": bool(dimensions and dimensions != native),
+            "identity": uuid.uuid4().hex,
+            "canary": as_base64(found.vectors[0]),
+        }
+        if sparse in ("auto", "model"):
+            try:
+                told = embedders.backend("sparse").sparse([CANARY], truncate=True)
+                settings |= {"sparse": "model", "sparse_model": told.model, "sparse_canary": list(told.vectors[0])}
+            except Refused as refused:
+                if sparse == "model" or refused.status not in (400, 404):
+                    raise
+                settings["sparse"] = "bm25"
+        self.store().create(name, settings)
+        return settings | {"name": name, "points": 0}
+
+    def delete(self, name):
+        """Delete a collection, all it holds, and what is on its way into it. Raises Missing, Unavailable."""
+        identity = self.store().collection(name).get("identity")
+        self.store().delete(name)
+        self.ingests.end(name, identity)
+
+    def vectors(self, settings, texts, *, query=False, kinds=KINDS):
+        """(dense or None, sparse or None, positions of texts that were cut) of texts for that collection.
+
+        Raises Refused: 409 where another model is served than the collection's vectors are of.
+        """
+        dense, sparse, cut = None, None, set()
+        if "dense" in kinds:
+            found = self._dense(settings, texts)
+            dense, cut = found.vectors, cut | set(found.truncated) | set(found.unknown)
+        if "sparse" in kinds and settings["sparse"] == "bm25":
+            sparse = [words(settings["language"], text, query) for text in texts]
+        elif "sparse" in kinds and settings["sparse"] == "model":
+            found = self._sparse(settings, texts)
+            sparse, cut = found.vectors, cut | set(found.truncated) | set(found.unknown)
+        return dense, sparse, sorted(cut)
+
+    def _dense(self, settings, texts):
         backend = self.app.extensions["embedders"].backend("embed")
-        model, wish = backend.dialect().model, settings.get("model")
-        if wish and model != wish:
-            raise Refused(
-                409,
-                f"The collection's vectors are of the model {wish}, and {model} is served now: they cannot be "
-                "compared. Serve the first again, or put the documents into a new collection.",
-                code="other_model",
+        size, canary = settings["dimensions"], settings.get("canary")
+        try:
+            found = backend.embed(
+                texts,
+                truncate=True,
+                dimensions=size if settings.get("shortened") else None,
+                check=_of_model(settings.get("model")),
+                canary=CANARY if canary else None,
             )
-        size = settings["dimensions"]
-        found = backend.embed(texts, truncate=True, dimensions=size if settings.get("shortened") else None)
+        except Refused as refused:
+            if refused.param == "dimensions":
+                raise Refused(409, refused.message, code="other_model") from None
+            raise
         if len(found.vectors[0]) != size:
             raise Refused(
                 409,
-                f"The collection takes vectors of {size} numbers, and {model} gives {len(found.vectors[0])}.",
+                f"The collection takes vectors of {size} numbers, and {found.model} gives {len(found.vectors[0])}.",
                 code="other_model",
             )
-        sparse, cut = None, set(found.truncated) | set(found.unknown)
-        if settings["sparse"] == "bm25":
-            sparse = [words(settings["language"], text, query) for text in texts]
-        elif settings["sparse"] == "model":
-            told = self.app.extensions["embedders"].backend("sparse").sparse(texts, truncate=True)
-            sparse, cut = told.vectors, cut | set(told.truncated) | set(told.unknown)
-        return found.vectors, sparse, sorted(cut)
+        if canary:
+            known = struct.unpack(f"<{size}f", b64decode(canary))
+            _check_canaries(backend, found, [cosine(known, vector) for vector in found.canaries])
+        return found
+
+    def _sparse(self, settings, texts):
+        backend = self.app.extensions["embedders"].backend("sparse")
+        canary = settings.get("sparse_canary")
+        check = _of_model(settings.get("sparse_model"))
+        found = backend.sparse(texts, truncate=True, check=check, canary=CANARY if canary else None)
+        if canary:
+            _check_canaries(backend, found, [sparse_cosine(canary, vector) for vector in found.canaries])
+        return found
 
     def search(self, settings, query, *, mode, vector, limit, candidates, condition, method, k, weights, rerank):
         """{hits: [{id, score, payload, ranks, fused_score?}] best first, milliseconds, query_truncated?}.
 
         vector: of the query, if the caller has one; candidates: how many of each ranking are fused, and reranked.
         """
-        name = settings["name"]
+        name, identity = settings["name"], settings.get("identity")
         began = time.perf_counter()
         queries, notes = _queries(self, settings, query, mode, vector)
         queries = [pair for pair in queries if pair[1]]
         embedded = time.perf_counter()
-        rankings = self.store().search(name, queries, candidates, condition) if queries else []
+        rankings = self.store().search(name, identity, queries, candidates, condition) if queries else []
         ranked = dict(zip([kind for kind, _ in queries], rankings, strict=True))
         best = fusion.best(_fused(ranked, method, k, weights), candidates if rerank else limit)
-        payloads = self.store().fetch(name, [point for point, _ in best]) if best else {}
+        payloads = self.store().fetch(name, identity, [point for point, _ in best]) if best else {}
         best = [pair for pair in best if pair[0] in payloads]  # one may have been removed meanwhile
         fused, searched = dict(best), time.perf_counter()
         if rerank and best:
-            texts = [payloads[point].get("text") or " " for point, _ in best]
+            texts = [payloads[point].get("text") or "" for point, _ in best]
             told = self.app.extensions["embedders"].backend("rerank").rerank(query, texts, truncate=True)
             again = {point: score for (point, _), score in zip(best, told.vectors, strict=True)}
             best = fusion.best(again, limit)
@@ -113,9 +196,51 @@ class Engine:
         return {"hits": hits, "milliseconds": milliseconds} | notes
 
     def close(self):
-        """End the embedded store's process."""
+        """Stop the ingests, which go on at the next start, and end the embedded store's process."""
+        self.ingests.close()
         if self._store is not None:
             self._store.close()
+
+
+def _of_model(wish):
+    """check(dialect), which refuses (409) another model than `wish`; None, as all are, where none is known."""
+
+    def check(dialect):
+        if dialect.model != wish:
+            raise Refused(
+                409,
+                f"The collection's vectors are of the model {wish}, and {dialect.model} is served now: they cannot be "
+                "compared. Serve the first again, or put the documents into a new collection.",
+                code="other_model",
+            )
+
+    return check if wish else None
+
+
+def _check_canaries(backend, found, likenesses):
+    if not all(likeness >= ALIKE for likeness in likenesses):
+        raise Refused(
+            409,
+            f"{backend.where} calls its model {found.model}, as it did when the collection was made, but gives other "
+            "vectors than then: they cannot be compared. Serve the first model again, or put the documents into a new "
+            "collection.",
+            code="other_model",
+        )
+
+
+def cosine(a, b):
+    """The cosine of the angle between two vectors of one length; 0 where one of them is all zeros."""
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
+def sparse_cosine(a, b):
+    """The same of two sparse vectors, (indices, values) each; two without a number are alike."""
+    one, other = dict(zip(*a, strict=True)), dict(zip(*b, strict=True))
+    if not one and not other:
+        return 1.0
+    places = sorted(one.keys() | other.keys())
+    return cosine([one.get(n, 0.0) for n in places], [other.get(n, 0.0) for n in places])
 
 
 @functools.cache
@@ -136,16 +261,13 @@ def words(language, text, query):
 def _queries(engine, settings, query, mode, vector):
     """([("dense", vector), ("sparse", (indices, values))] as the mode asks, notes for the answer)."""
     found, notes = [], {}
-    wants_model = (mode != "sparse" and vector is None) or (mode != "dense" and settings["sparse"] == "model")
-    if wants_model:
-        dense, sparse, cut = engine.vectors(settings | ({"sparse": None} if mode == "dense" else {}), [query], True)
-        dense, sparse = dense[0], sparse[0] if sparse else None
-        if cut:
-            notes["query_truncated"] = True
-    else:
-        dense, sparse = None, words(settings["language"], query, True) if mode != "dense" else None
+    kinds = [kind for kind in KINDS if mode in (kind, "hybrid") and not (kind == "dense" and vector is not None)]
+    dense, sparse, cut = engine.vectors(settings, [query], query=True, kinds=kinds)
+    dense, sparse = vector if vector is not None else dense and dense[0], sparse and sparse[0]
+    if cut:
+        notes["query_truncated"] = True
     if mode != "sparse":
-        found.append(("dense", vector if vector is not None else dense))
+        found.append(("dense", dense))
     if mode != "dense":
         found.append(("sparse", sparse if sparse and sparse[0] else None))
     return found, notes

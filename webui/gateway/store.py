@@ -1,10 +1,12 @@
 """Where search keeps its points: an embedded Qdrant in the state folder, or a Qdrant server. One small interface.
 
-A collection's settings: {dimensions, distance: cosine|dot|euclid, sparse: model|bm25|None, language, model, shortened}.
+A collection's settings: {dimensions, distance: cosine|dot|euclid, sparse: model|bm25|None, language, model, shortened,
+identity, canary, sparse_model, sparse_canary}. identity tells it from others that have had its name, and whoever reads
+or writes says which is meant; the canaries are a known text's vectors by the models that all its vectors are of.
 A point has a dense vector, perhaps a sparse one, and a payload {document, chunk, text, start, end, metadata, stamp}.
 
 Both stores have the methods of edge.Shelf: collections, collection, create, delete, upsert, overwrite, stamps, remove,
-search, fetch, tidy. They raise Missing, Exists, Wrong, Unavailable.
+search, fetch, tidy. They raise Missing, Replaced, Exists, Wrong, Unavailable.
 """
 
 import atexit
@@ -15,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,15 +26,30 @@ from webui import cores
 SLOW = 120.0  # seconds after which the embedded store's process is taken for hung
 WAITING = 64  # calls that may wait for it
 PAGE = 1000
+PATIENCE = 5.0  # seconds that the store's process has to make everything durable, once it is told to end
+KEPT = ("model", "language", "shortened", "identity", "canary", "sparse_model", "sparse_canary")  # as Qdrant's metadata
 LOCAL = Path(__file__).with_name("edge.py")
 
 
 class Missing(Exception):
-    """There is no such collection."""
+    """There is no such collection. Its argument is the name."""
+
+    def __str__(self):
+        return f"There is no collection {self.args[0]}."
+
+
+class Replaced(Missing):
+    """The collection that was meant is gone, and another has its name."""
+
+    def __str__(self):
+        return f"The collection {self.args[0]} was deleted meanwhile, and there is another of that name."
 
 
 class Exists(Exception):
     """There is one of that name already."""
+
+    def __str__(self):
+        return f"There is a collection {self.args[0]} already."
 
 
 class Wrong(Exception):
@@ -47,8 +65,9 @@ class EdgeStore:
 
     def __init__(self, folder):
         self.folder, self._lock, self._room = Path(folder), threading.Lock(), threading.BoundedSemaphore(WAITING)
-        self._process = self._pipe = None
-        atexit.register(self._end)
+        self._process = self._pipe = self._socket = None
+        self._over = False  # this process ends
+        atexit.register(self._exit)
 
     def __getattr__(self, method):
         if method.startswith("_"):
@@ -56,9 +75,18 @@ class EdgeStore:
         return lambda *arguments: self._call(method, arguments)
 
     def close(self):
-        """End the child: it makes everything durable and goes."""
+        """End the child: it makes everything durable and goes. The next call starts another."""
         with self._lock:
-            self._end(5.0)
+            self._end(PATIENCE)
+
+    def _exit(self):
+        """End the child for good. Who waits for its answer is told at once, as is whoever comes later."""
+        self._over = True
+        if not self._lock.acquire(blocking=False):
+            self._hang_up()
+            self._lock.acquire()  # whoever had it has found the child's answer cut short
+        self._end(PATIENCE)
+        self._lock.release()
 
     def _call(self, method, arguments):
         if not self._room.acquire(blocking=False):
@@ -70,23 +98,25 @@ class EdgeStore:
 
     def _ask(self, method, arguments):
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
+            if not self._over and (self._process is None or self._process.poll() is not None):
                 self._end()
                 self._start()
+            if self._over:  # looked at when there is a line that _exit() can cut
+                raise Unavailable("Spark Control is being stopped.")
             try:
                 self._pipe.send((method, arguments))
                 if not self._pipe.poll(SLOW):
-                    raise EOFError
+                    raise TimeoutError
                 good, *answer = self._pipe.recv()
                 if not good and answer[0] == "Unavailable":
-                    self._end(5.0)  # a child that could not open its folder goes once it has said so
-            except (EOFError, OSError):
-                self._end()
+                    self._end(PATIENCE)  # a child that could not open its folder goes once it has said so
+            except (EOFError, OSError) as error:
+                self._end(0.0 if isinstance(error, TimeoutError) else PATIENCE)
                 raise Unavailable("The embedded store's process ended. It starts again at the next request.") from None
         if good:
             return answer[0]
         kind, text = answer
-        raise {"Missing": Missing, "Exists": Exists, "Unavailable": Unavailable}.get(kind, Wrong)(text)
+        raise KINDS.get(kind, Wrong)(text)
 
     def _start(self):
         ours, theirs = socket.socketpair()
@@ -98,18 +128,30 @@ class EdgeStore:
                 env={"PATH": os.environ.get("PATH", "")},
                 start_new_session=True,  # Ctrl-C is for the server; the child goes when the server does
             )
-        self._pipe = Connection(ours.detach())
+        self._socket, self._pipe = ours, Connection(os.dup(ours.fileno()))
+
+    def _hang_up(self):
+        """Cut the line to the child, by which both sides find its end. Needs no lock."""
+        if (line := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
     def _end(self, patience=0.0):
-        pipe, process, self._pipe, self._process = self._pipe, self._process, None, None
+        """End the child; it has `patience` seconds to go by itself. Needs the lock."""
+        line, pipe, process = self._socket, self._pipe, self._process
+        self._socket = self._pipe = self._process = None
         if pipe:
             pipe.close()
+            line.close()
         if process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
                 return
             process.kill()
             process.wait()
+
+
+KINDS = {kind.__name__: kind for kind in (Missing, Replaced, Exists, Unavailable)}  # of an error answer of edge.py
 
 
 class ServerStore:
@@ -122,6 +164,7 @@ class ServerStore:
         from qdrant_client import QdrantClient, models
 
         self.where, self.models, self.gate = where, models, gate
+        self._locks, self._lock = weakref.WeakValueDictionary(), threading.Lock()
         self.client = client or QdrantClient(
             url=url, timeout=int(silence), check_compatibility=False, trust_env=False, prefer_grpc=False
         )
@@ -155,6 +198,25 @@ class ServerStore:
                 raise Missing(name) from None
             raise (Exists(name) if "already exists" in str(error) else Wrong(str(error)[:300])) from None
 
+    @contextlib.contextmanager
+    def _alone(self, name):
+        """The time in which nobody else here makes, deletes or writes into the collection of that name."""
+        with self._lock:
+            mine = self._locks.setdefault(name, threading.Lock())
+        with mine:
+            yield
+
+    @contextlib.contextmanager
+    def _writing(self, name, identity):
+        """The time in which the collection of that name is the one of that identity. Raises Missing, Replaced."""
+        with self._alone(name):
+            self._check(name, identity)
+            yield
+
+    def _check(self, name, identity):
+        if self.collection(name).get("identity") != identity:
+            raise Replaced(name)
+
     def collections(self):
         """[settings with name and points]; those that others made are `foreign`."""
         with self._told():
@@ -181,8 +243,8 @@ class ServerStore:
             "dimensions": dense.size,
             "distance": dense.distance.value.lower(),
             "sparse": kind,
+            **{key: metadata.get(key) for key in KEPT},
             "language": metadata.get("language", "english"),
-            "model": metadata.get("model"),
             "shortened": bool(metadata.get("shortened")),
         }
 
@@ -191,7 +253,7 @@ class ServerStore:
         models = self.models
         distance = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}[settings["distance"]]
         modifier = models.Modifier.IDF if settings["sparse"] == "bm25" else None
-        with self._told(name):
+        with self._alone(name), self._told(name):
             if self.client.collection_exists(name):
                 raise Exists(name)
             self.client.create_collection(
@@ -200,18 +262,18 @@ class ServerStore:
                 sparse_vectors_config={"sparse": models.SparseVectorParams(modifier=modifier)}
                 if settings["sparse"]
                 else None,
-                metadata={key: settings[key] for key in ("model", "language", "shortened")},
+                metadata={key: settings[key] for key in KEPT if settings.get(key) is not None},
             )
             self.client.create_payload_index(name, "document", models.PayloadSchemaType.KEYWORD, wait=True)
 
     def delete(self, name):
         """Delete a collection and all it holds."""
-        with self._told(name):
+        with self._alone(name), self._told(name):
             if not self.client.collection_exists(name):
                 raise Missing(name)
             self.client.delete_collection(name)
 
-    def upsert(self, name, points):
+    def upsert(self, name, identity, points):
         """points: [(id, dense, (indices, values) or None, payload)]"""
         models, made = self.models, []
         for point, dense, sparse, payload in points:
@@ -219,17 +281,18 @@ class ServerStore:
             if sparse and sparse[0]:
                 vector["sparse"] = models.SparseVector(indices=sparse[0], values=sparse[1])
             made.append(models.PointStruct(id=point, vector=vector, payload=payload))
-        with self._told(name):
+        with self._writing(name, identity), self._told(name):
             self.client.upsert(name, made, wait=True)
 
-    def overwrite(self, name, payloads):
+    def overwrite(self, name, identity, payloads):
         """payloads: {id: payload}, of points that stay as they are otherwise."""
-        with self._told(name):
+        with self._writing(name, identity), self._told(name):
             for point, payload in payloads.items():
                 self.client.overwrite_payload(name, payload, points=[point], wait=True)
 
-    def stamps(self, name, documents):
+    def stamps(self, name, identity, documents):
         """{document: {id: stamp}} of those documents' points."""
+        self._check(name, identity)
         models, found, offset = self.models, {}, None
         match = models.MatchAny(any=list(documents))
         wanted = models.Filter(must=[models.FieldCondition(key="document", match=match)])
@@ -243,13 +306,14 @@ class ServerStore:
             if offset is None:
                 return found
 
-    def remove(self, name, points):
+    def remove(self, name, identity, points):
         """points: [id]"""
-        with self._told(name):
+        with self._writing(name, identity), self._told(name):
             self.client.delete(name, points_selector=self.models.PointIdsList(points=list(points)), wait=True)
 
-    def search(self, name, queries, limit, condition):
+    def search(self, name, identity, queries, limit, condition):
         """[[(id, score), best first]] of queries [("dense", vector) or ("sparse", (indices, values))]."""
+        self._check(name, identity)
         models, asked = self.models, []
         wanted = models.Filter.model_validate(condition) if condition else None
         for kind, vector in queries:
@@ -259,13 +323,13 @@ class ServerStore:
             found = self.client.query_batch_points(name, asked)
         return [[(str(point.id), point.score) for point in answer.points] for answer in found]
 
-    def fetch(self, name, points):
-        """{id: payload}"""
+    def fetch(self, name, _identity, points):
+        """{id: payload} of points that a search has just found."""
         with self._told(name):
             found = self.client.retrieve(name, list(points), with_payload=True, with_vectors=False)
         return {str(record.id): record.payload for record in found}
 
-    def tidy(self, name):
+    def tidy(self, _name, _identity):
         """A server tidies up by itself."""
 
 

@@ -72,10 +72,6 @@ def _reranks():
 
 
 def _plainly(error):
-    if isinstance(error, store.Missing):
-        return f"There is no collection {error}."
-    if isinstance(error, store.Exists):
-        return f"There is a collection {error} already."
     return words.sentence(getattr(error, "detail", None) or str(error))
 
 
@@ -102,7 +98,7 @@ def create():
     """Make a collection, and show it."""
     name = (request.form.get("name") or "").strip()
     try:
-        api.created(api.checked_name(name), {})
+        _engine().create(api.checked_name(name), **api.options({}))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     return _to(name)
@@ -125,14 +121,14 @@ def ask_delete(name):
 def delete(name):
     """Delete it."""
     try:
-        _engine().store().delete(api.checked_name(name))
+        _engine().delete(api.checked_name(name))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     return _to()
 
 
 def _status(error):
-    kinds = {store.Missing: 404, store.Exists: 409, store.Wrong: 422, store.Unavailable: 503}
+    kinds = {store.Missing: 404, store.Replaced: 409, store.Exists: 409, store.Wrong: 422, store.Unavailable: 503}
     return kinds.get(type(error)) or error.status
 
 
@@ -156,12 +152,12 @@ def upload(name):
     request.max_content_length, request.max_form_memory_size = UPLOAD, 1 << 20
     try:
         api.checked_name(name)
-        _engine().settings(name)
+        settings = _engine().settings(name)
         files = [file for file in request.files.getlist("files") if file.filename]
         if not files:
             raise Problem(422, "Choose a file first.", errors=[{"field": "files", "message": "Expected files."}])
         pieces = [piece for file in files for piece in _pieces(file)]
-        _engine().ingests.add(name, _flat(pieces), *api.chunk_sizes({}))
+        _engine().ingests.add(settings, _flat(pieces), *api.chunk_sizes({}))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     except OSError as error:
@@ -217,6 +213,16 @@ def cancel(name, key):
     if note is None:
         raise Problem(404, "There is no such upload.")
     _engine().ingests.cancel(note)
+    return _ingests(name) if request.htmx else _to(name)
+
+
+@pages.post("/search/<name>/ingests/<key>/go-on")
+def go_on(name, key):
+    """Have an upload go on that failed and has its lines."""
+    note = _engine().ingests.get(api.checked_name(name), key)
+    if note is None:
+        raise Problem(404, "There is no such upload.")
+    _engine().ingests.go_on(note)
     return _ingests(name) if request.htmx else _to(name)
 
 

@@ -3,8 +3,9 @@
     run.py HOST_FOLDER embeddings --host 127.0.0.12 --serve tei:embed:8080 --serve tei:rerank:8082
 
 --serve DIALECT:TASK:PORT (task `all` where a dialect's server does several). Vectors come from the words and their
-parts, hashed: the same text always gives the same vector, and texts that share words are near each other. A token is a
-word, and each text has two more. `/requests` tells what was asked since the start, for tests.
+parts, hashed: the same text always gives the same vector, and texts that share words are near each other; another model
+gives others. --weights NAME is another model that goes by the same name. A token is a word, and each text has two more.
+`/requests` tells what was asked since the start, for tests.
 """
 
 import argparse
@@ -37,22 +38,22 @@ def places(feature, size):
     ]
 
 
-def dense(text, size):
+def dense(text, size, weights=""):
     """The unit vector of a text: its words, and their beginnings, so that forms of a word are near each other."""
     vector = [0.0] * size
     for word in words(text) or [text]:
         for feature, weight in ((word, 1.0), (f"^{word[:4]}", 0.5)):
-            for index, sign in places(feature, size):
+            for index, sign in places(weights + feature, size):
                 vector[index] += sign * weight
     norm = math.sqrt(sum(value * value for value in vector)) or 1.0
     return [round(value / norm, 7) for value in vector]
 
 
-def sparse(text):
+def sparse(text, weights=""):
     """{token id: weight} of a text."""
     found = {}
     for word in words(text):
-        token = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") % 250_000
+        token = int.from_bytes(hashlib.blake2b((weights + word).encode(), digest_size=4).digest(), "big") % 250_000
         found[token] = found.get(token, 0) + 1
     return {token: round(math.log1p(count), 5) for token, count in found.items()}
 
@@ -79,6 +80,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.dialect, self.task, self.options = dialect, task, options
         self.model = options.model or MODELS[task]
+        self.weights = options.weights or options.model or ""
         self.asked, self.lock = {}, threading.Lock()
 
     def handle_error(self, request, client_address):
@@ -153,6 +155,12 @@ class Dialect:
         room = self.options.max_tokens - 2
         return text[: ends[room - 1]] if len(ends) > room else text
 
+    def dense(self, text):
+        return dense(text, self.options.dimensions, self.server.weights)
+
+    def sparse(self, text):
+        return sparse(text, self.server.weights)
+
     def can(self, task):
         return self.server.task in (task, "all")
 
@@ -209,15 +217,12 @@ class Tei(Dialect):
             raise Wrong(
                 413, {"error": f"`dimensions` must be at most {self.options.dimensions}", "error_type": "Validation"}
             )
-        return [
-            shortened(dense(t, self.options.dimensions), size)
-            for t in self.texts(request["inputs"], request.get("truncate"))
-        ]
+        return [shortened(self.dense(t), size) for t in self.texts(request["inputs"], request.get("truncate"))]
 
     def post_embed_sparse(self, request):
         self.need("sparse")
         texts = self.texts(request["inputs"], request.get("truncate"))
-        return [[{"index": index, "value": value} for index, value in sparse(text).items()] for text in texts]
+        return [[{"index": index, "value": value} for index, value in self.sparse(text).items()] for text in texts]
 
     def post_rerank(self, request):
         self.need("rerank")
@@ -247,7 +252,7 @@ class OpenAI(Dialect):
         texts = self.texts(request)
         size = request.get("dimensions") or self.options.dimensions
         rows = [
-            {"object": "embedding", "index": n, "embedding": shortened(dense(text, self.options.dimensions), size)}
+            {"object": "embedding", "index": n, "embedding": shortened(self.dense(text), size)}
             for n, text in enumerate(texts)
         ]
         tokens = sum(self.count(text) for text in texts)
@@ -310,7 +315,9 @@ class Vllm(OpenAI):
     def post_pooling(self, request):
         rows = []
         for number, text in enumerate(request["data"]["input"]):
-            weights = [{"token_id": token, "weight": weight, "token": None} for token, weight in sparse(text).items()]
+            weights = [
+                {"token_id": token, "weight": weight, "token": None} for token, weight in self.sparse(text).items()
+            ]
             # BGE-M3 tells a token as often as it stands in the text.
             row = {"object": "sparse&dense", "sparse_embedding": weights + weights[:1], "dense_embedding": []}
             rows.append({"index": number} | row)
@@ -351,9 +358,9 @@ class Flag(Dialect):
         texts = [self.cut(text) for text in request["sentences"]]
         answer = {}
         if request.get("return_dense", True):
-            answer["dense_vecs"] = [dense(text, self.options.dimensions) for text in texts]
+            answer["dense_vecs"] = [self.dense(text) for text in texts]
         if request.get("return_sparse"):
-            answer["lexical_weights"] = [{str(token): weight for token, weight in sparse(t).items()} for t in texts]
+            answer["lexical_weights"] = [{str(token): it for token, it in self.sparse(text).items()} for text in texts]
         return answer
 
     def post_compute_score(self, request):
@@ -378,6 +385,7 @@ def main(_host_folder, _program, arguments):
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--serve", action="append", required=True, help="DIALECT:TASK:PORT")
     parser.add_argument("--model")
+    parser.add_argument("--weights")
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--batch", type=int, default=BATCH)
