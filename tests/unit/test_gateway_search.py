@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -583,14 +584,15 @@ def test_an_ingest_waits_for_the_embedding_server_and_goes_on_after_a_restart(po
 
 
 def test_an_ingest_can_be_ended(client, app, tmp_path):
-    told = {"added": 0, "truncated": []}
-    app.extensions["search"].writer.put = lambda *_, **__: time.sleep(0.2) or told
+    go, told = threading.Event(), {"added": 0, "truncated": []}
+    app.extensions["search"].writer.put = lambda *_, **__: go.wait(60) and told
     url = client.put("/api/collections/notes/documents", data=lines(5000), content_type="application/x-ndjson").headers[
         "Location"
     ]
     assert client.delete(url).json["state"] == "cancelled"
+    go.set()
     assert client.get(url).json["state"] == "cancelled"
-    assert not list((tmp_path / "state/ingests").glob("*.ndjson"))
+    wait_for(lambda: not list((tmp_path / "state/ingests").glob("*.ndjson")), what="the end of its lines")
 
 
 # --- pure functions
