@@ -292,12 +292,17 @@ def _no_fault(message):
 
 
 def _files(dirs):
-    """(stem, path) of each recipe file, sorted; a folder that cannot be read is (folder, RecipeError)."""
-    for folder in dirs:
+    """(stem, path) of each recipe file, sorted; a folder that cannot be read is (folder, RecipeError).
+
+    The first of several need not be there yet: the first recipe that is saved makes it.
+    """
+    for number, folder in enumerate(dirs):
         folder = os.path.expanduser(os.fspath(folder))
         try:
             names = sorted(os.listdir(folder))
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and number == 0 and len(dirs) > 1:
+                continue
             message = f"{folder}: expected a folder of recipes: {error.strerror}"
             yield folder, RecipeError(message, name=os.path.basename(folder) or folder, source=folder)
             continue

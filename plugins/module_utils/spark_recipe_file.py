@@ -4,6 +4,7 @@ wrote or changed is never written over.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -118,9 +119,14 @@ def place(name: str, dirs: list[str]) -> str:
 
 
 def save(path: str, whole: str, fresh: bool) -> None:
-    """Write the file in one move, mode 0644; a fresh one never over what has come there meanwhile. Raises Refused."""
+    """Write the file in one move, mode 0644; a fresh one never over what has come there meanwhile. Raises Refused.
+
+    The folder is made if only it is missing.
+    """
     folder = os.path.dirname(path)
     try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
         handle, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=folder)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

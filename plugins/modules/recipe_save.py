@@ -17,6 +17,13 @@ options:
   model: {type: str, required: true, description: "Name of the model from then on, which its file gets."}
   recipe: {type: dict, required: true, description: The fields of eugr's format, version 1.}
   recipe_dirs: {type: list, elements: path, required: true, description: Folders with recipe files.}
+  beside_inventory:
+    description:
+      - Save it into C(recipes) beside the inventory in use, which is made if need be, and not into the first of
+        O(recipe_dirs).
+      - Refused for several inventories, a list of hosts, a folder, a script and a plugin's configuration.
+    type: bool
+    default: false
 attributes:
   action: {support: full, description: Runs on the controller.}
   check_mode: {support: full, description: Says whether it would be written.}

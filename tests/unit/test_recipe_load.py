@@ -125,6 +125,12 @@ def test_bytes_that_are_no_text_say_where(write):
     assert messages(path) == ["recipes/x.yaml: expected UTF-8 text, got byte 0xff at 6"]
 
 
+def test_the_first_of_several_folders_need_not_be_there_yet(write, tmp_path):
+    folder = write(V2, "good.yaml").parent
+    assert [entry["name"] for entry in spark_recipe.listing([tmp_path / "absent", folder])] == ["good"]
+    assert "No such file" in spark_recipe.listing([tmp_path / "absent"])[0]["error"]
+
+
 def test_one_broken_file_hides_no_other(write, tmp_path):
     folder = write(V2, "good.yaml").parent
     write("a: [", "bad.yaml")

@@ -178,10 +178,18 @@ def test_what_is_nested_without_end_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_or_not_writable_is_said(tmp_path):
-    done = save("my-tune", fields(), [str(tmp_path / "nowhere")])
+    done = save("my-tune", fields(), [str(tmp_path / "nowhere/recipes")])
     assert done["result"]["reason"] == "not_writable"
     assert "No such file" in done["result"]["message"]
     assert save("my-tune", fields(), [])["result"]["reason"] == "not_writable"
+
+
+def test_only_the_folder_itself_is_made(tmp_path):
+    folder = tmp_path / "recipes"
+    assert save("my-tune", fields(), [str(folder)], preview=True)["result"]["outcome"] == "preview"
+    assert not folder.exists()
+    assert save("my-tune", fields(), [str(folder)])["result"]["outcome"] == "saved"
+    assert [path.name for path in folder.iterdir()] == ["my-tune.yaml"]
 
 
 def test_a_file_that_comes_meanwhile_is_not_written_over(tmp_path):
