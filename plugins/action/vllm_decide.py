@@ -9,7 +9,12 @@ import uuid
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.spark.control.plugins.module_utils import spark_lease, spark_measured, spark_report
+from ansible_collections.spark.control.plugins.module_utils import (
+    spark_launcher,
+    spark_lease,
+    spark_measured,
+    spark_report,
+)
 
 
 class ActionModule(ActionBase):
@@ -122,7 +127,8 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     """What a node lacks for this plan: docker, the image (the same on all), the launcher, the weights."""
     found = dockerless(sparks, nodes)
     launcher = (sparks.get(head) or {}).get("launcher") or {}
-    compared = "image_contents" if launcher.get("by_content") else "images"
+    shape = spark_launcher.SHAPES.get(launcher.get("shape"))
+    compared = "image_contents" if shape and shape.by_content else "images"
     ids = {}
     for host in nodes:
         there = sparks.get(host)
