@@ -52,7 +52,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
     rows = spark_report.arithmetic(plan, seen) if plan else []
     problems += [problem(row["host"], "memory", row["message"]) for row in rows if not row["ok"]]
     held = (sparks.get(head) or {}).get("lease")
-    if held and held["id"] not in (lease, *supersedes) and not force:
+    if not spark_lease.yields(held, lease, supersedes=supersedes, force=force):
         problems.append(problem(head, "leased", spark_lease.describe(held)))
     same = bool(plan and now and now["ready"] and is_up(plan, now, sparks, holders))
     changes = not problems and not same and (plan is not None or bool(holders))

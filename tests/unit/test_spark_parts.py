@@ -15,6 +15,7 @@ from ansible_collections.spark.control.plugins.module_utils import (
     spark_lease,
     spark_serving,
 )
+from ansible_collections.spark.control.plugins.modules import gpu_lease
 
 from tests.conftest import PROJECT
 
@@ -71,6 +72,58 @@ def test_a_dead_holders_lease_is_replaced_and_a_living_ones_only_by_force(tmp_pa
     spark_lease.take(folder, lease("b"), 60, supersedes=["a"])
     spark_lease.take(folder, lease("c"), 60, force=True)
     assert spark_lease.read(folder)["id"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("asks", "room"),
+    [
+        ({"identity": "a"}, True),
+        ({"identity": "b"}, False),
+        ({"identity": None}, False),
+        ({"identity": "b", "token_hash": "ab"}, True),
+        ({"identity": "b", "token_hash": "cd"}, False),
+        ({"identity": "b", "supersedes": ["a"]}, True),
+        ({"identity": "b", "force": True}, True),
+    ],
+)
+def test_whom_a_lease_leaves_room_is_judged_by_one_rule(asks, room):
+    assert spark_lease.yields(lease("a", token_hash="ab"), **asks) is room
+    assert spark_lease.yields(None, **asks)
+
+
+def test_a_lease_without_a_token_is_nobodys_by_a_missing_one():
+    assert not spark_lease.yields(lease("a"), "b", token_hash=None)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"id": "b", "holder": "b"},
+        {"id": "b", "holder": "b", "token_hash": "ab"},
+        {"id": "b", "holder": "b", "supersedes": ["a"]},
+        {"id": "a", "holder": "a", "seconds": 300},
+        {"state": "absent", "id": "b", "supersedes": ["a"]},
+        {"state": "absent", "token_hash": "ab"},
+        {"state": "absent", "id": "b", "force": True},
+    ],
+)
+def test_the_preview_of_a_lease_says_what_happens_then(tmp_path, wish):
+    """Whether the module refuses, and the lease afterwards, with --check and without."""
+    told = []
+    for check in (True, False):
+        folder = str(tmp_path / str(check))
+        spark_lease.take(folder, lease("a", token_hash="ab"), 60)
+        wanted = {"state": "present", "id": None, "holder": None, "purpose": "", "token_hash": None, "seconds": 120}
+        wanted |= {"supersedes": [], "force": False, "state_dir": folder} | wish
+        before = spark_lease.read(folder)
+        try:
+            after = gpu_lease.settle(wanted, before, check)
+        except spark_lease.Leased as refusal:
+            after = str(refusal)
+        told.append(after if not isinstance(after, dict) else {key: after[key] for key in ("id", "holder", "purpose")})
+        if check:
+            assert spark_lease.read(folder)["expires"] == before["expires"]
+    assert told[0] == told[1]
 
 
 def test_a_spoilt_lease_file_is_no_lease(tmp_path):
