@@ -9,7 +9,12 @@ import uuid
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.spark.control.plugins.module_utils import spark_lease, spark_measured, spark_report
+from ansible_collections.spark.control.plugins.module_utils import (
+    spark_launcher,
+    spark_lease,
+    spark_measured,
+    spark_report,
+)
 
 
 class ActionModule(ActionBase):
@@ -47,7 +52,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
     rows = spark_report.arithmetic(plan, seen) if plan else []
     problems += [problem(row["host"], "memory", row["message"]) for row in rows if not row["ok"]]
     held = (sparks.get(head) or {}).get("lease")
-    if held and held["id"] not in (lease, *supersedes) and not force:
+    if not spark_lease.yields(held, lease, supersedes=supersedes, force=force):
         problems.append(problem(head, "leased", spark_lease.describe(held)))
     same = bool(plan and now and now["ready"] and is_up(plan, now, sparks, holders))
     changes = not problems and not same and (plan is not None or bool(holders))
@@ -122,7 +127,8 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     """What a node lacks for this plan: docker, the image (the same on all), the launcher, the weights."""
     found = dockerless(sparks, nodes)
     launcher = (sparks.get(head) or {}).get("launcher") or {}
-    compared = "image_contents" if launcher.get("by_content") else "images"
+    shape = spark_launcher.SHAPES.get(launcher.get("shape"))
+    compared = "image_contents" if shape and shape.by_content else "images"
     ids = {}
     for host in nodes:
         there = sparks.get(host)

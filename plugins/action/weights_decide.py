@@ -1,4 +1,4 @@
-"""Ansible action: decide from what every Spark said whether a model may be deleted, and put what came of it into words.
+"""Ansible action: decide from what every Spark said whether a model may be deleted.
 
 An action plugin, because it reads nothing but its arguments, what was registered, and recipes on the controller.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 import yaml
 from ansible.plugins.action import ActionBase
@@ -20,7 +21,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
-        """Decide, or tell."""
+        """Read what was registered, decide."""
         super().run(tmp, task_vars)
         _, wish = self.validate_argument_spec(
             {
@@ -31,70 +32,82 @@ class ActionModule(ActionBase):
                 "head": {"type": "str", "required": True},
                 "recipes": {"type": "list", "elements": "dict", "default": []},
                 "recipe_dirs": {"type": "list", "elements": "str", "default": []},
-                "decision": {"type": "dict"},
-                "card_removed": {"type": "bool", "default": False},
+                "seen": {"type": "str", "required": True},
+                "looked": {"type": "str", "required": True},
             }
         )
-        decision, removed = wish.pop("decision"), wish.pop("card_removed")
-        if decision is None:
-            wish["seen"] = spark_report.per_host(task_vars, "spark_seen")
-            wish["looked"] = spark_report.per_host(task_vars, "__weights_looked")
-            return {"changed": False, "decision": decide(**wish)}
-        deleted = spark_report.per_host(task_vars, "__weights_deleted")
-        preview = bool(task_vars.get("ansible_check_mode"))
-        return {"changed": False, "result": told(decision, deleted, removed, preview)}
+        seen, looked = (spark_report.per_host(task_vars, wish.pop(name)) for name in ("seen", "looked"))
+        return {"changed": False, "decision": decide(Wish(**wish), seen, looked)}
 
 
-def decide(
-    repo: str | None,
-    path: str | None,
-    hosts: list[str],
-    sparks: list[str],
-    head: str,
-    recipes: list[dict],
-    recipe_dirs: list[str],
-    seen: dict,
-    looked: dict,
-) -> dict:
-    """Whether and where it goes: see RETURN in plugins/modules/weights_decide.py."""
-    title, hosts = repo or path or "", list(dict.fromkeys(hosts))
-    problems = []
-    if bool(repo) == bool(path):
-        problems.append(problem(None, "repo", "Name one model: repo (org/name), or path of a local one.", "repo"))
-    unknown = [host for host in hosts if host not in sparks]
-    if unknown or not hosts:
-        known = spark_report.join(sparks) if sparks else "none"
-        named = spark_report.join([host[:64] for host in unknown]) if unknown else "nothing"
-        text = f"hosts: {named} is no Spark here; there are {known}."
-        problems.append(problem(None, "hosts", text, "hosts"))
-    if not problems:
-        user = user_of(title, head, recipes, seen)
-        if user:
-            problems.append(problem(head, "serving", user))
-        for host in hosts:
-            problems += refusal(host, looked.get(host) or silent(seen.get(host)))
-        # A name that is bad is bad everywhere: said once.
-        if any(row["field"] for row in problems):
-            problems = [next(row for row in problems if row["field"])]
+@dataclass(frozen=True)
+class Wish:
+    """Which model is to go from where, on which cluster. `recipes` and `recipe_dirs` may say that it is in use."""
+
+    repo: str | None
+    path: str | None
+    hosts: list[str]
+    sparks: list[str]
+    head: str
+    recipes: list[dict]
+    recipe_dirs: list[str]
+
+    @property
+    def title(self) -> str:
+        """The model's name, as it was asked for."""
+        return self.repo or self.path or ""
+
+    def problems(self) -> list[dict]:
+        """What is wrong with the question itself."""
+        found = []
+        if bool(self.repo) == bool(self.path):
+            found.append(
+                spark_report.problem(None, "repo", "Name one model: repo (org/name), or path of a local one.", "repo")
+            )
+        unknown = [host for host in dict.fromkeys(self.hosts) if host not in self.sparks]
+        if unknown or not self.hosts:
+            known = spark_report.join(self.sparks) if self.sparks else "none"
+            named = spark_report.join([host[:64] for host in unknown]) if unknown else "nothing"
+            text = f"hosts: {named} is no Spark here; there are {known}."
+            found.append(spark_report.problem(None, "hosts", text, "hosts"))
+        return found
+
+
+def decide(wish: Wish, seen: dict, looked: dict) -> dict:
+    """Whether and where it goes: see RETURN in plugins/modules/weights_decide.py.
+
+    `seen` and `looked` are by host what spark_probe and weights_delete in check mode registered.
+    """
+    hosts = list(dict.fromkeys(wish.hosts))
+    problems = wish.problems() or refusals(wish, hosts, seen, looked)
     there = [host for host in hosts if (looked.get(host) or {}).get("removed")]
-    elsewhere = [
-        host
-        for host in sparks
-        if host not in hosts and ((looked.get(host) or {}).get("removed") or (looked.get(host) or {}).get("problem"))
-    ]
-    unsure = [host for host in sparks if host not in hosts and "removed" not in (looked.get(host) or {})]
-    inferred = card(recipe_dirs[0], title) if recipe_dirs and not problems else None
+    others = [host for host in wish.sparks if host not in hosts]
+    # Sparks that keep it, cannot let it go, or may have it: they were not asked.
+    elsewhere = [host for host in others if any((looked.get(host) or {}).get(key) for key in ("removed", "problem"))]
+    elsewhere += [host for host in others if "removed" not in (looked.get(host) or {}) and host not in elsewhere]
+    inferred = card(wish.recipe_dirs[0], wish.title) if wish.recipe_dirs and not problems else None
     return {
-        "title": title[:200],
-        "repo": repo if not problems or problems[0]["field"] != "repo" else None,
+        "title": wish.title[:200],
+        "repo": wish.repo if not problems or problems[0]["field"] != "repo" else None,
         "problems": problems,
         "hosts": [] if problems else there,
-        "asked": [host for host in hosts if host in sparks],
+        "asked": [host for host in hosts if host in wish.sparks],
         "bytes": {host: looked[host].get("bytes", 0) for host in there},
-        "elsewhere": elsewhere + [host for host in unsure if host not in elsewhere],
-        "card": inferred if not elsewhere and not unsure else None,
-        "card_kept": bool(inferred and (elsewhere or unsure)),
+        "elsewhere": elsewhere,
+        "card": inferred if not elsewhere else None,
+        "card_kept": bool(inferred and elsewhere),
     }
+
+
+def refusals(wish: Wish, hosts: list[str], seen: dict, looked: dict) -> list[dict]:
+    """Why a model may not go: somebody uses it, or a Spark's disk may not be changed."""
+    user = user_of(wish.title, wish.head, wish.recipes, seen)
+    found = [spark_report.problem(wish.head, "serving", user)] if user else []
+    for host in hosts:
+        found += refusal(host, looked.get(host) or silent(seen.get(host)))
+    # A name that is bad is bad everywhere: said once.
+    named = next((row for row in found if row["field"]), None)
+    return [named] if named else found
 
 
 def silent(answer: dict | None) -> dict:
@@ -106,12 +119,16 @@ def silent(answer: dict | None) -> dict:
 def refusal(host: str, answer: dict) -> list[dict]:
     """A problem if this Spark's disk may not be changed."""
     if answer.get("unreachable") or answer.get("failed"):
-        return [problem(host, "unreachable", f"{spark_report.fault(host, answer)}; nothing was deleted anywhere.")]
+        return [
+            spark_report.problem(
+                host, "unreachable", f"{spark_report.fault(host, answer)}; nothing was deleted anywhere."
+            )
+        ]
     if not answer.get("problem"):
         return []
     field = answer["reason"] if answer["reason"] in ("repo", "path") else None
     text = f"{field}: {answer['problem']}" if field else f"{host}: {answer['problem']}"
-    return [problem(None if field else host, answer["reason"], text, field)]
+    return [spark_report.problem(None if field else host, answer["reason"], text, field)]
 
 
 def user_of(title: str, head: str, recipes: list[dict], seen: dict) -> str | None:
@@ -169,73 +186,3 @@ def card(folder: str, title: str) -> str | None:
         if isinstance(recipe, dict) and recipe.get("model") == title:
             return path
     return None
-
-
-def told(decision: dict, deleted: dict, card_removed: bool, preview: bool) -> dict:
-    """The result of delete_weights; the role's README describes it."""
-    title, problems = decision.get("title", ""), list(decision.get("problems") or [])
-    if not decision:
-        problems = [problem(None, "look", "The Sparks could not be looked at, so nothing was deleted.")]
-    rows = []
-    for host in decision.get("asked") or []:
-        answer = deleted.get(host) or {}
-        said = next((row["message"] for row in problems if row["host"] == host), None)
-        if host in decision["hosts"]:
-            if answer.get("unreachable") or answer.get("failed"):
-                said = f"{spark_report.fault(host, answer)}."
-            else:
-                said = answer.get("problem") and f"{host}: {answer['problem']}"
-            if said:
-                problems.append(problem(host, answer.get("reason") or "unreachable", said))
-        rows.append(
-            {
-                "host": host,
-                "freed": answer.get("freed", 0),
-                "bytes": answer.get("bytes", 0),
-                "problem": said,
-                "changed": bool(answer.get("changed")),
-            }
-        )
-    changed = any(row["changed"] for row in rows) or card_removed
-    refused = not decision or bool(decision["problems"])
-    outcome = "refused" if refused else "failed" if problems else "unchanged" if not changed else "deleted"
-    freed = sum(row["freed"] for row in rows)
-    took = sum(row["bytes"] for row in rows if row["changed"])
-    gone = [row["host"] for row in rows if row["changed"] and not row["problem"]]
-    sentences = list(dict.fromkeys(row["message"] for row in problems))
-    if gone and preview:
-        sentences.append(f"{title} would be deleted from {spark_report.join(gone)}; {size(took)} would come back.")
-    elif gone:
-        sentences.append(f"{title} is deleted from {spark_report.join(gone)}; {size(freed)} came back.")
-    elif not problems:
-        sentences.append(f"{title} is not on {spark_report.join([row['host'] for row in rows])}.")
-    if card_removed:
-        sentences.append(f"Its inferred recipe {'would go' if preview else 'is gone'} too.")
-    elif decision.get("card_kept") and not problems:
-        sentences.append(f"Its inferred recipe stays, for {spark_report.join(decision['elsewhere'])}.")
-    return {
-        "operation": "delete_weights",
-        "ok": not problems,
-        "changed": changed and not preview,
-        "outcome": "preview" if preview and outcome == "deleted" else outcome,
-        "reason": problems[0]["code"] if problems else None,
-        "field": problems[0]["field"] if problems else None,
-        "message": " ".join(sentences),
-        "repo": decision.get("repo"),
-        "title": title,
-        "hosts": rows,
-        "freed": freed,
-        "bytes": took,
-        "recipe_removed": os.path.basename(decision["card"]).rsplit(".", 1)[0] if card_removed else None,
-        "problems": problems,
-    }
-
-
-def size(amount: int) -> str:
-    """Bytes in a person's words, also where they are few."""
-    return spark_report.gb(amount) if amount >= 100 << 20 else f"{amount / 2**20:.1f} MB"
-
-
-def problem(host: str | None, code: str, message: str, field: str | None = None) -> dict:
-    """One reason not to go ahead; `field` is the option that is wrong."""
-    return {"host": host, "code": code, "message": message, "field": field}

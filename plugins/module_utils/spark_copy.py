@@ -17,7 +17,7 @@ import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from . import spark_cache
+from . import spark_cache, spark_model
 from .spark_transfer import Trouble
 
 STAGE = ".spark-copy-"
@@ -69,7 +69,7 @@ def look(hf_home: str, local: list[str], name: str, revision: str | None = None)
 def place(hf_home: str, local: list[str], name: str) -> str:
     """A model's own folder on this Spark, there or not; links above it are followed, it is below a folder of ours."""
     if not name.startswith(("/", "~")):
-        if not spark_cache.REPO.fullmatch(name):
+        if not spark_model.REPO.fullmatch(name):
             raise Trouble("bad_repo", f"“{name[:100]}” is neither a repo (org/name) nor an absolute path.")
         return os.path.join(os.path.realpath(os.path.expanduser(hf_home)), "hub", spark_cache.folder_name(name))
     path = os.path.realpath(os.path.expanduser(name))

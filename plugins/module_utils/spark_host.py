@@ -1,10 +1,9 @@
-"""What a Spark says of itself: memory, GPU, disk, and which launcher it has."""
+"""What a Spark says of itself: memory, GPU, disk, and whether background work lives on it."""
 
 from __future__ import annotations
 
 import getpass
 import os
-import re
 import subprocess
 
 
@@ -48,57 +47,6 @@ def disk(path: str) -> dict | None:
     except OSError:
         return None
     return {"path": path, "total": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
-
-
-def launcher(folder: str) -> dict:
-    """Which launch-cluster.sh stands in FOLDER, told by what its --help offers (it exits 1 after printing it).
-
-    Returns {path, present, solo, launch_script, env, daemon_exec, by_content, dot_env}. The January 2026 shape has none
-    of the four; `by_content`: it compares the nodes' images by content, as since October 2026. `dot_env`: what its own
-    settings say that stands in a launch's way, {container: a name that wins over --name, or None, spaced: the
-    variables for the container whose value has a space, at which the launcher splits it}.
-    """
-    path = os.path.join(os.path.expanduser(folder), "launch-cluster.sh")
-    shape = {"path": path, "present": False, "solo": False, "launch_script": False, "env": False}
-    shape |= {"by_content": False, "dot_env": {"container": None, "spaced": []}}
-    try:
-        done = subprocess.run([path, "--help"], capture_output=True, stdin=subprocess.DEVNULL, timeout=15, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {**shape, "daemon_exec": False}
-    offers = (done.stdout + done.stderr).decode(errors="replace")
-    shape |= {
-        "present": "exec" in offers,
-        "solo": "--solo" in offers,
-        "launch_script": "--launch-script" in offers,
-        "env": bool(re.search(r"(^|\s)-e, --env|--env\b", offers)),
-    }
-    shape["by_content"] = b"matching image content" in _start(path)
-    if shape["launch_script"]:  # the shapes with .env
-        shape["dot_env"] = _dot_env(os.path.join(os.path.dirname(path), ".env"))
-    # Only the shape that knows --launch-script lets `exec` go to the background with -d.
-    return {**shape, "daemon_exec": shape["launch_script"]}
-
-
-def _dot_env(path: str) -> dict:
-    told = {}
-    for line in _start(path).decode(errors="replace").splitlines():
-        key, equals, value = line.partition("=")
-        if equals and not key.lstrip().startswith("#"):
-            value = value.strip()
-            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-            told[key.strip()] = value[1:-1] if quoted else value
-    name = told.pop("CONTAINER_NAME", None)
-    spaced = [key for key, value in told.items() if key.startswith("CONTAINER_") and re.search(r"\s", value)]
-    return {"container": name or None, "spaced": spaced}
-
-
-def _start(path: str) -> bytes:
-    """A file's first megabyte; nothing where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return b""
 
 
 def session() -> dict:

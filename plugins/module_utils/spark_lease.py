@@ -7,6 +7,9 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable
+
+from .spark_write import write_json
 
 FIELDS = ("id", "holder", "purpose", "taken", "expires", "token_hash")
 
@@ -47,19 +50,51 @@ def read(state_dir: str) -> dict | None:
     return {field: lease.get(field) for field in FIELDS} | {"seconds_left": round(left, 1)}
 
 
-def take(state_dir: str, lease: dict, seconds: float, supersedes: list[str] = (), force: bool = False) -> dict | None:
-    """Take or renew the lease for `seconds` from now; returns what was in force before.
+def yields(
+    lease: dict | None,
+    identity: str | None,
+    token_hash: str | None = None,
+    supersedes: Iterable[str] = (),
+    force: bool = False,
+) -> bool:
+    """Whether the lease in force leaves room for who asks. Nothing else judges that.
 
-    A lease of the same id is renewed. One whose id is in `supersedes` (holders known to be dead), an expired one,
-    and with `force` any other, is replaced. Raises Leased where somebody else holds it.
+    There is none, it is theirs by id or by their token's hash, its holder is one of `supersedes` (known to be dead), or
+    they force it.
     """
+    if lease is None or force:
+        return True
+    by_token = token_hash is not None and lease.get("token_hash") == token_hash
+    return by_token or lease["id"] == identity or lease["id"] in supersedes
+
+
+def after_taking(
+    before: dict | None, lease: dict, seconds: float, supersedes: Iterable[str] = (), force: bool = False
+) -> dict:
+    """The lease that is in force once it is taken, or renewed, for `seconds` from now. Raises Leased."""
+    if not yields(before, lease["id"], supersedes=supersedes, force=force):
+        raise Leased(before)
+    now = time.time()
+    taken = before["taken"] if before and before["id"] == lease["id"] else now
+    fields = {**lease, "taken": taken, "expires": now + seconds}
+    return {field: fields.get(field) for field in FIELDS} | {"seconds_left": seconds}
+
+
+def after_release(
+    before: dict | None, identity: str | None = None, token_hash: str | None = None, force: bool = False
+) -> None:
+    """The lease that is in force once it is given back: none. Raises Leased where it is somebody else's."""
+    if not yields(before, identity, token_hash, force=force):
+        raise Leased(before)
+
+
+def take(
+    state_dir: str, lease: dict, seconds: float, supersedes: Iterable[str] = (), force: bool = False
+) -> dict | None:
+    """Take or renew the lease for `seconds` from now; returns what was in force before. Raises Leased."""
     with _locked(state_dir):
         before = read(state_dir)
-        if before and before["id"] != lease["id"] and before["id"] not in supersedes and not force:
-            raise Leased(before)
-        now = time.time()
-        taken = before["taken"] if before and before["id"] == lease["id"] else now
-        _write(state_dir, {**lease, "taken": taken, "expires": now + seconds})
+        _write(state_dir, after_taking(before, lease, seconds, supersedes, force))
         return before
 
 
@@ -69,27 +104,21 @@ def renew(state_dir: str, lease_id: str | None, seconds: float) -> bool:
         return True
     with _locked(state_dir):
         before = read(state_dir)
-        if not before or before["id"] != lease_id:
+        if before is None or not yields(before, lease_id):
             return False
-        _write(state_dir, {field: before[field] for field in FIELDS} | {"expires": time.time() + seconds})
+        _write(state_dir, before | {"expires": time.time() + seconds})
         return True
 
 
 def release(
     state_dir: str, lease_id: str | None = None, token_hash: str | None = None, force: bool = False
 ) -> dict | None:
-    """Give the lease back; returns what was in force, None if nothing was.
-
-    It must be ours by id or by its token's hash; raises Leased where it is somebody else's.
-    """
+    """Give the lease back; returns what was in force, None if nothing was. Raises Leased."""
     with _locked(state_dir):
         before = read(state_dir)
-        if before is None:
-            return None
-        ours = before["id"] == lease_id or (token_hash is not None and before["token_hash"] == token_hash)
-        if not ours and not force:
-            raise Leased(before)
-        os.unlink(_path(state_dir))
+        after_release(before, lease_id, token_hash, force)
+        if before is not None:
+            os.unlink(_path(state_dir))
         return before
 
 
@@ -98,11 +127,7 @@ def _path(state_dir: str) -> str:
 
 
 def _write(state_dir: str, lease: dict) -> None:
-    path = _path(state_dir)
-    fresh = f"{path}.{os.getpid()}"
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as text:
-        json.dump({field: lease.get(field) for field in FIELDS}, text)
-    os.replace(fresh, path)
+    write_json(_path(state_dir), {field: lease.get(field) for field in FIELDS})
 
 
 @contextlib.contextmanager

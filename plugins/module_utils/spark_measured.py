@@ -9,6 +9,8 @@ import json
 import os
 import time
 
+from .spark_write import write_json
+
 FILE = "measured.json"
 MOST = 64  # launches, and models
 LARGEST = 128 * 1024  # bytes
@@ -43,12 +45,7 @@ def keep_measured(state_dir: str, plan: dict, estimate: int, measured: int) -> N
     kept["launches"][str(plan["digest"])[:300]] = row
     if name := model_of(plan):
         kept["models"][name] = row
-    folder = os.path.expanduser(state_dir)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    fresh = os.path.join(folder, f"{FILE}.{os.getpid()}")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as text:
-        json.dump(tidy(kept), text)
-    os.replace(fresh, os.path.join(folder, FILE))
+    write_json(os.path.join(os.path.expanduser(state_dir), FILE), tidy(kept))
 
 
 def recall(measured: object, plan: dict) -> dict | None:

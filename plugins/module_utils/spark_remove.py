@@ -17,7 +17,7 @@ import shutil
 import stat
 import time
 
-from . import spark_cache, spark_docker
+from . import spark_cache, spark_docker, spark_local, spark_model
 from .spark_disk import is_model, plain, read, rows
 
 SETTLE = 5.0  # seconds that a file system may take to count what was freed (XFS and btrfs free later) …
@@ -50,9 +50,9 @@ class Target:
 
 def target(hf_home: str, repo: str | None, path: str | None, local: list[str]) -> Target:
     """Where the model is, all links resolved. Raises Refused for a name or a place that is not allowed."""
-    hub = os.path.realpath(os.path.join(spark_cache.expand(hf_home), "hub"))
+    hub = os.path.realpath(os.path.join(spark_model.expand(hf_home), "hub"))
     if repo is not None:
-        if not spark_cache.REPO.fullmatch(repo):
+        if not spark_model.REPO.fullmatch(repo):
             raise Refused("repo", f"«{plain(repo)[:200]}» is not a repo name (org/name).")
         return Target(hub, spark_cache.folder_name(repo), repo, hub)
     shown = plain(path)[:300]
@@ -61,7 +61,7 @@ def target(hf_home: str, repo: str | None, path: str | None, local: list[str]) -
         raise Refused("path", f"«{shown}» is not the absolute path of a local model.")
     wanted = os.path.normpath("/" + wanted.lstrip("/"))
     real = os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))
-    allowed = [os.path.realpath(spark_cache.expand(folder)) for folder in local]
+    allowed = [os.path.realpath(spark_model.expand(folder)) for folder in local]
     itself = real in allowed and is_model(real)
     inside = any(os.path.dirname(real) == folder and not is_model(folder) for folder in allowed)
     if not (itself or inside) or os.path.basename(real).startswith(".") or real == "/":
@@ -170,8 +170,8 @@ class Delete:
     def _downloading(self, name: str) -> bool:
         if self.what.hub:
             return spark_cache.Hub(self.hf_home).downloading(self.what.name, at=os.path.join(self.what.home, name))
-        _, partials = spark_cache.walk(os.path.join(self.what.home, name), spark_cache.Disk())
-        return any(time.time() - changed < spark_cache.FRESH for changed, _ in partials.values())
+        _, partials = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
+        return any(time.time() - changed < spark_model.FRESH for changed, _ in partials.values())
 
     def _tally(self, top: str, links: set[str]) -> None:
         """Count what a folder takes, refuse it if this user may not delete it, collect its links into the store."""
@@ -226,7 +226,7 @@ class Delete:
                     ids[name] = (seen.st_dev, seen.st_ino, alone + room(notes))
         others = {row.name for row in rows(self.what.home)} - set(ours) - {spark_cache.STORE, ".locks"}
         places = [os.path.join(self.what.home, name) for name in others if not name.startswith(spark_cache.TRASH)]
-        taken = linked_from([*places, *map(spark_cache.expand, self.local)])
+        taken = linked_from([*places, *map(spark_model.expand, self.local)])
         self.payloads = {name: row for name, row in ids.items() if row[:2] not in taken}
         self.kept = sorted(ids.keys() - self.payloads.keys())
         self.room += sum(size for _, _, size in self.payloads.values())
@@ -315,9 +315,9 @@ class Delete:
     def _is_left(self, name: str) -> bool:
         """Whether a folder is what a delete or a copy of this model left when it was cut short."""
         if name == f"{STAGE}{self.what.name}":
-            files, _ = spark_cache.walk(os.path.join(self.what.home, name), spark_cache.Disk())
+            files, _ = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
             youngest = max((seen.st_mtime for seen in files.values() if seen), default=0)
-            if time.time() - youngest < spark_cache.FRESH:
+            if time.time() - youngest < spark_model.FRESH:
                 raise Refused("downloading", f"{self.what.title} is being copied to this Spark.")
             return True
         start = f"{spark_cache.TRASH}{self.what.name}."

@@ -22,6 +22,17 @@ def per_host(task_vars: dict, name: str) -> dict:
     return {host: row for host, row in rows if row is not None}
 
 
+def peers(task_vars: dict) -> dict[str, dict]:
+    """{host: {host, address, user}} of the play's Sparks; the address is the fast link's where there is one."""
+    found = {}
+    for host in task_vars["ansible_play_hosts_all"]:
+        known = task_vars["hostvars"][host]
+        addresses = (known.get(key) for key in ("spark_link_address", "cluster_address", "ansible_host"))
+        address = next((str(address) for address in addresses if address), host)
+        found[host] = {"host": host, "address": address, "user": str(known.get("ansible_user") or "")}
+    return found
+
+
 def spark(answer: dict) -> dict | None:
     """One Spark's probe out of its registered result; None where it did not answer or is no Spark."""
     return None if answer.get("unreachable") or answer.get("failed") else answer.get("spark")
@@ -42,6 +53,11 @@ def fault(host: str, answer: dict) -> str:
     if "Host key verification failed" in said:
         return f"{host} shows a host key that this machine does not trust yet; run copy_ssh_key first"
     return f"{host} does not answer: {said[:300]}"
+
+
+def problem(host: str | None, code: str, message: str, field: str | None = None) -> dict:
+    """One reason not to go ahead; `field` is the option that is wrong."""
+    return {"host": host, "code": code, "message": message, "field": field}
 
 
 def short_lived(found: dict) -> str | None:

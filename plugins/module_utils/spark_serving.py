@@ -10,6 +10,8 @@ import re
 import signal
 import time
 
+from .spark_write import write_json
+
 RECORD = "serving.json"
 
 
@@ -29,12 +31,7 @@ def write_record(state_dir: str, record: dict) -> None:
     Times are epoch seconds; `since` is None until the model answered. `launcher` is {pid, started} of one that stays
     for as long as the model runs (see end_launcher), else absent.
     """
-    folder = os.path.expanduser(state_dir)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    fresh = os.path.join(folder, f"{RECORD}.{os.getpid()}")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as text:
-        json.dump(record, text)
-    os.replace(fresh, os.path.join(folder, RECORD))
+    write_json(os.path.join(os.path.expanduser(state_dir), RECORD), record)
 
 
 def drop_record(state_dir: str) -> None:

@@ -7,6 +7,7 @@ stands beside it; both are the owner's own. Sizes are bytes, times are epoch sec
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,6 +19,8 @@ import signal
 import subprocess
 import sys
 import time
+
+from .spark_write import write_json, write_text
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -35,6 +38,23 @@ class Trouble(Exception):
     def problem(self) -> dict:
         """As a result's `problem`."""
         return {"code": self.code, "message": str(self)}
+
+
+def answer(module, phase, **result) -> None:
+    """Run one phase of a copy and end the module with what it answers; what goes wrong is its `problem`.
+
+    A failed task would be retried by `until`, and would stop what the other Sparks do.
+    """
+    result = {"changed": False, **result}
+    try:
+        result |= phase()
+    except Trouble as trouble:
+        result |= {"problem": trouble.problem(), "message": str(trouble)}
+    except OSError as error:
+        message = f"{error.filename or 'A folder'} cannot be used: {error.strerror or error}."
+        code = "disk_full" if error.errno == errno.ENOSPC else "not_writable"
+        result |= {"problem": {"code": code, "message": message}, "message": message}
+    module.exit_json(**result)
 
 
 def check_repo(repo: str, revision: str = "main") -> None:
@@ -163,18 +183,7 @@ def read_record(state_dir: str, identity: str) -> dict | None:
 
 def write_record(state_dir: str, identity: str, record: dict) -> None:
     """Keep the record; whoever reads it at the same time sees the old one or the new one."""
-    save(record_path(state_dir, identity), json.dumps(record))
-
-
-def save(path: str, text: str) -> None:
-    """A file that only its owner can read, from its first moment."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    fresh = f"{path}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(fresh, path)
+    write_json(record_path(state_dir, identity), record)
 
 
 def forget(state_dir: str, identity: str) -> None:
@@ -233,7 +242,7 @@ def start_detached(command: list[str], log: str, exit_file: str) -> dict:
     Returns {pid, ticks, boot} of its keeper, which is what ends it and what tells it from a later process of that pid.
     """
     for path in (log, exit_file):
-        save(path, "")
+        write_text(path, "")
         os.unlink(path)
     # A job's own tag stays behind: a cancel kills what carries it, and this is ended by the tidying playbook, gently.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_CONTROL_", "ANSIBLE"))}

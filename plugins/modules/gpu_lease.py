@@ -93,7 +93,7 @@ def main() -> None:
     wish = module.params
     before = spark_lease.read(wish["state_dir"])
     try:
-        after = preview(wish, before) if module.check_mode else apply(wish)
+        after = settle(wish, before, module.check_mode)
     except spark_lease.Leased as refusal:
         module.fail_json(msg=str(refusal), reason="leased", lease=refusal.lease)
     except OSError as error:
@@ -110,34 +110,20 @@ def told(lease: dict | None) -> str:
     return f"reserved by {lease['holder']}\n" if lease else ""
 
 
-def apply(wish: dict) -> dict | None:
-    """Take or release for real; returns the lease in force afterwards."""
+def settle(wish: dict, before: dict | None, check: bool) -> dict | None:
+    """Take or give back, or in check mode judge alone; returns the lease in force afterwards."""
+    folder, wanted = wish["state_dir"], {field: wish[field] for field in ("id", "holder", "purpose", "token_hash")}
     if wish["state"] == "absent":
-        spark_lease.release(wish["state_dir"], wish["id"], wish["token_hash"], wish["force"])
+        theirs = (wish["id"], wish["token_hash"], wish["force"])
+        if check:
+            return spark_lease.after_release(before, *theirs)
+        spark_lease.release(folder, *theirs)
     else:
-        wanted = {field: wish[field] for field in ("id", "holder", "purpose", "token_hash")}
-        spark_lease.take(wish["state_dir"], wanted, wish["seconds"], wish["supersedes"], wish["force"])
-    return spark_lease.read(wish["state_dir"])
-
-
-def preview(wish: dict, before: dict | None) -> dict | None:
-    """What apply() would leave, refusing where it would refuse."""
-    ours = before and (
-        wish["force"]
-        or before["id"] == wish["id"]
-        or before["id"] in wish["supersedes"]
-        or (wish["token_hash"] and before["token_hash"] == wish["token_hash"])
-    )
-    if before and not ours:
-        raise spark_lease.Leased(before)
-    if wish["state"] == "absent":
-        return None
-    return {
-        "id": wish["id"],
-        "holder": wish["holder"],
-        "purpose": wish["purpose"],
-        "seconds_left": wish["seconds"],
-    }
+        asked = (wanted, wish["seconds"], wish["supersedes"], wish["force"])
+        if check:
+            return spark_lease.after_taking(before, *asked)
+        spark_lease.take(folder, *asked)
+    return spark_lease.read(folder)
 
 
 if __name__ == "__main__":

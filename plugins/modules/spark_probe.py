@@ -66,8 +66,8 @@ spark:
     session: {user: spark, linger: true, remove_ipc: true}
     images: {vllm-node: "sha256:4bcff63911fc"}
     image_contents: {vllm-node: "sha256:90c1f2a1e04d"}
-    launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, solo: true, launch_script: true,
-               env: true, daemon_exec: true, by_content: true, dot_env: {container: null, spaced: []}}
+    launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, shape: october,
+               dot_env: {container: null, spaced: []}}
     container: {id: 8f2c, name: vllm_node, running: true, image: vllm-node, image_id: "sha256:4bcff63911fc",
                 started_at: 1795000000.0, labels: {spark-control.model: qwen3.6-35b-a3b}, serving_process: true,
                 ray: false}
@@ -84,7 +84,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_docker, spark_host
+from ansible_collections.spark.control.plugins.module_utils import (
+    spark_cache,
+    spark_docker,
+    spark_host,
+    spark_launcher,
+)
 from ansible_collections.spark.control.plugins.module_utils.spark_lease import read as read_lease
 from ansible_collections.spark.control.plugins.module_utils.spark_measured import read_measured
 from ansible_collections.spark.control.plugins.module_utils.spark_serving import Vllm, read_record
@@ -97,7 +102,7 @@ def look(wanted: dict) -> dict:
         gpu = pool.submit(spark_host.gpu)
         session = pool.submit(spark_host.session)
         by_pid = pool.submit(spark_host.gpu_memory_by_pid)
-        launcher = pool.submit(spark_host.launcher, wanted["launcher_dir"])
+        launcher = pool.submit(spark_launcher.look, wanted["launcher_dir"])
         vllm = pool.submit(look_at_vllm, wanted["address"], wanted["port"])
         weights = pool.submit(look_at_disks, wanted)
         seen = docker.result()

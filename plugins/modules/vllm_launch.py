@@ -60,11 +60,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spark.control.plugins.module_utils import spark_docker
-from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import (
-    CannotCarry,
-    LauncherCall,
-    launcher_exec_args,
-)
+from ansible_collections.spark.control.plugins.module_utils.spark_launcher import CannotCarry, LauncherCall, shape_of
 from ansible_collections.spark.control.plugins.module_utils.spark_serving import (
     last_lines,
     launch_log,
@@ -87,7 +83,7 @@ class LaunchFailed(Exception):
 def launch(wish: dict, call: LauncherCall, log: str) -> None:
     """Start the launcher in a session of its own and wait until the container is up.
 
-    The September 2026 launcher ends once its command is dispatched; the January one stays for as long as the model
+    Since September 2026 the launcher ends once its command is dispatched; January's stays for as long as the model
     runs, so there a running container with something in it is the sign.
     """
     plan = wish["plan"]
@@ -191,9 +187,8 @@ def main() -> None:
     labels = [f"{spark_docker.LABEL_DIGEST}={plan['digest']}", f"{spark_docker.LABEL_MODEL}={plan['model']}"]
     try:
         check_mounts(plan, wish["local_model_dirs"])
-        call = launcher_exec_args(
+        call = shape_of(wish["launcher"]).call(
             plan,
-            wish["launcher"],
             container=wish["container"],
             docker_args=[word for label in labels for word in ("--label", label)],
             environment=os.environ,

@@ -6,10 +6,9 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: weights_decide
-short_description: Decide whether a model may be deleted, and tell what came of it
+short_description: Decide whether a model may be deleted
 description:
-  - Runs on the controller over what every host registered as C(spark_seen) (M(spark_probe)) and C(__weights_looked)
-    (M(weights_delete) in check mode). With O(decision) it tells the result, from C(__weights_deleted).
+  - Runs on the controller over what every host registered, and the recipes there.
   - One Spark's refusal is everybody's, so that nothing is deleted anywhere before all agree.
 attributes:
   check_mode: {support: full, description: It only computes.}
@@ -27,8 +26,11 @@ options:
     elements: str
     default: []
     description: Folders with recipes; those that were inferred are in the first.
-  decision: {type: dict, description: What was decided.}
-  card_removed: {type: bool, default: false, description: Whether the inferred recipe was removed.}
+  seen: {type: str, required: true, description: The name of every host's registered M(spark.control.spark_probe).}
+  looked:
+    type: str
+    required: true
+    description: The name of every host's registered M(spark.control.weights_delete) in check mode.
 author: [Spark Control]
 """
 
@@ -39,6 +41,8 @@ EXAMPLES = r"""
     hosts: [spark1]
     sparks: [spark1, spark2]
     head: spark1
+    seen: spark_seen
+    looked: looked
   run_once: true
   register: decided
 """
@@ -46,12 +50,8 @@ EXAMPLES = r"""
 RETURN = r"""
 decision:
   description: Where it goes, or why not.
-  returned: without O(decision)
+  returned: always
   type: dict
   sample: {title: Qwen/Qwen3.6-35B-A3B-FP8, repo: Qwen/Qwen3.6-35B-A3B-FP8, problems: [], hosts: [spark1],
            asked: [spark1], bytes: {spark1: 37460004864}, elsewhere: [], card: null, card_kept: false}
-result:
-  description: The result of delete_weights; its keys are in the role's README.
-  returned: with O(decision)
-  type: dict
 """

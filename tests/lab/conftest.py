@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ansible_collections.spark.control.plugins.module_utils import spark_host
+from ansible_collections.spark.control.plugins.module_utils import spark_launcher
 
 from tests.conftest import PROJECT
 from tests.lab import engine
@@ -147,10 +147,10 @@ def launcher(request, lab) -> str | None:
 
 def shape_of(folder: str) -> str:
     """Which of SHAPES the launcher in a folder is like, by what a probe of a Spark finds there."""
-    found = spark_host.launcher(folder)
+    found = spark_launcher.look(folder)
     if not found["present"]:
         raise LabError(f"{folder}, which LAUNCHER_DIR names, has no working launch-cluster.sh")
-    return "january" if not found["launch_script"] else "october" if found["by_content"] else "september"
+    return found["shape"]
 
 
 @pytest.fixture

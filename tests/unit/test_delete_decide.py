@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.spark.control.plugins.action import weights_decide as plugin
+from ansible_collections.spark.control.plugins.action import weights_decide, weights_delete_outcome
 from ansible_collections.spark.control.plugins.module_utils import spark_recipe_file
 
 FINE = {"problem": None, "reason": None, "removed": ["/x"], "bytes": 5, "freed": 0, "changed": True}
@@ -34,8 +34,10 @@ def plan(**more) -> dict:
 
 def decide(**more) -> dict:
     wish = {"repo": "org/a", "path": None, "hosts": ["spark1", "spark2"], "sparks": ["spark1", "spark2"]}
-    wish |= {"head": "spark1", "recipes": [], "recipe_dirs": [], "seen": {"spark1": spark(), "spark2": spark()}}
-    return plugin.decide(**wish | {"looked": {"spark1": FINE, "spark2": FINE}} | more)
+    wish |= {"head": "spark1", "recipes": [], "recipe_dirs": []}
+    seen = more.pop("seen", {"spark1": spark(), "spark2": spark()})
+    looked = more.pop("looked", {"spark1": FINE, "spark2": FINE})
+    return weights_decide.decide(weights_decide.Wish(**wish | more), seen, looked)
 
 
 def why(decision: dict) -> list[str]:
@@ -96,7 +98,7 @@ def test_two_sparks_faults_are_both_told_and_nothing_goes():
     unwell = {"failed": True, "msg": "This host does not look like a Spark"}
     decision = decide(seen={"spark1": unwell, "spark2": away}, looked={"spark2": away})
     assert (why(decision), decision["hosts"]) == (["unreachable", "unreachable"], [])
-    result = plugin.told(decision, {}, False, False)
+    result = weights_delete_outcome.told(decision, {}, False, False)
     assert (result["ok"], result["outcome"], result["changed"]) == (False, "refused", False)
     assert [
         "does not look like a Spark" in result["hosts"][0]["problem"],
@@ -118,13 +120,13 @@ def test_a_spark_that_is_not_named_may_be_away():
 def test_a_disk_that_fails_half_way_is_that_sparks_problem():
     decision = decide()
     broken = FINE | {"problem": "org/a could not be deleted: I/O error.", "reason": "disk"}
-    result = plugin.told(decision, {"spark1": FINE | {"freed": 5}, "spark2": broken}, False, False)
+    result = weights_delete_outcome.told(decision, {"spark1": FINE | {"freed": 5}, "spark2": broken}, False, False)
     assert (result["ok"], result["outcome"], result["changed"], result["freed"]) == (False, "failed", True, 5)
     assert [row["problem"] for row in result["hosts"]] == [None, "spark2: org/a could not be deleted: I/O error."]
 
 
 def test_without_a_decision_nothing_was_deleted():
-    result = plugin.told({}, {}, False, False)
+    result = weights_delete_outcome.told({}, {}, False, False)
     assert (result["ok"], result["outcome"]) == (False, "refused")
     assert "nothing was deleted" in result["message"]
 

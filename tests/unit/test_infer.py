@@ -8,13 +8,12 @@ import re
 import pytest
 import yaml
 from ansible_collections.spark.control.plugins.module_utils import spark_infer, spark_recipe, spark_recipe_file
-from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils.spark_launcher import SHAPES
 from hypothesis import given
 from hypothesis import strategies as st
 
 GIB = 2**30
-SEPTEMBER = {"solo": True, "launch_script": True, "env": True, "daemon_exec": True}
-JANUARY = {"solo": False, "launch_script": False, "env": False, "daemon_exec": False}
+SEPTEMBER, JANUARY = SHAPES["september"], SHAPES["january"]
 
 
 def facts(**values):
@@ -288,7 +287,7 @@ def test_a_local_model_is_mounted_read_only_in_both_launchers():
     assert plan["argv"][:3] == ["vllm", "serve", "/srv/models/my-tune"]
     assert plan["digest"] != spark_recipe.digest(plan | {"mounts": []})
     for launcher in (SEPTEMBER, JANUARY):
-        call = launcher_exec_args(plan, launcher)
+        call = launcher.call(plan)
         said = call.environment["VLLM_SPARK_EXTRA_DOCKER_ARGS"]
         assert said == "-v /srv/models/my-tune:/srv/models/my-tune:ro"
 
@@ -374,4 +373,4 @@ def test_whatever_a_model_says_of_itself_the_recipe_loads_and_holds_only_literal
     assert all(re.fullmatch(PLAIN_WORD, word) for word in plan["argv"]), plan["argv"]
     assert plan["port"] == 8888
     for launcher in (SEPTEMBER, JANUARY):
-        launcher_exec_args(plan, launcher)
+        launcher.call(plan)

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.spark.control.plugins.module_utils import spark_launch_args, spark_recipe
-from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import CannotCarry, launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils import spark_launch_args, spark_launcher, spark_recipe
+from ansible_collections.spark.control.plugins.module_utils.spark_launcher import SHAPES, CannotCarry, shape_of
 
-SEPTEMBER = {"solo": True, "launch_script": True, "env": True, "daemon_exec": True}
-JANUARY = {"solo": False, "launch_script": False, "env": False, "daemon_exec": False}
+SEPTEMBER, JANUARY = SHAPES["september"], SHAPES["january"]
 NODES = [{"host": f"spark{n}", "address": f"10.0.0.{n}"} for n in (1, 2)]
 PLAN = {
     "image": "vllm-node", "container": "vllm_node", "mode": "solo", "nodes": NODES[:1], "env": {}, "mods": [],
@@ -55,7 +54,7 @@ LABEL = ["--label", "spark-control.digest=sha256:ab"]
     ],
 )  # fmt: skip
 def test_the_call(change, launcher, argv, extra, script):
-    call = launcher_exec_args(PLAN | change, launcher, docker_args=LABEL, script_path="/x.sh")
+    call = launcher.call(PLAN | change, docker_args=LABEL, script_path="/x.sh")
     head, _, last = argv.partition("|")
     assert call.argv == [*head.split(), *([last] if last else [])]
     assert call.environment == {"VLLM_SPARK_EXTRA_DOCKER_ARGS": " ".join([*extra.split(), *LABEL])}
@@ -64,15 +63,15 @@ def test_the_call(change, launcher, argv, extra, script):
 
 
 def test_an_older_cluster_script_tells_vllm_that_it_is_ray():
-    call = launcher_exec_args(PLAN | SCRIPT | CLUSTER, JANUARY)
+    call = JANUARY.call(PLAN | SCRIPT | CLUSTER)
     assert "vllm serve m --distributed-executor-backend ray" in call.argv[-1]
 
 
 def test_the_owners_docker_arguments_are_kept():
     own = {"VLLM_SPARK_EXTRA_DOCKER_ARGS": "-v /a b:/c"}
-    call = launcher_exec_args(PLAN, SEPTEMBER, docker_args=LABEL, environment=own)
+    call = SEPTEMBER.call(PLAN, docker_args=LABEL, environment=own)
     assert call.environment == {"VLLM_SPARK_EXTRA_DOCKER_ARGS": "-v /a b:/c " + " ".join(LABEL)}
-    assert launcher_exec_args(PLAN, SEPTEMBER, environment=own).environment == {}
+    assert SEPTEMBER.call(PLAN, environment=own).environment == {}
 
 
 @pytest.mark.parametrize(
@@ -95,9 +94,9 @@ def test_the_owners_docker_arguments_are_kept():
     ],
 )
 def test_what_the_launcher_cannot_carry_is_refused_by_name(change, kwargs, message):
-    for launcher in (SEPTEMBER, JANUARY):
+    for launcher in SHAPES.values():
         with pytest.raises(CannotCarry, match=message):
-            launcher_exec_args(PLAN | change, launcher, **kwargs)
+            launcher.call(PLAN | change, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +111,26 @@ def test_an_image_is_a_docker_reference(image, right):
     assert bool(spark_launch_args.IMAGE.fullmatch(image)) is right
 
 
-def test_it_needs_nothing_that_a_spark_may_lack():
-    tree = ast.parse(Path(spark_launch_args.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [spark_launch_args, spark_launcher])
+def test_it_needs_nothing_that_a_spark_may_lack(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     names = {a.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-    names |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {
+        node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) if not node.level
+    }
     assert names <= sys.stdlib_module_names
+
+
+def test_octobers_launcher_is_called_as_septembers_is():
+    for change in ({}, SCRIPT, CLUSTER, SCRIPT | CLUSTER):
+        calls = [SHAPES[shape].call(PLAN | change, docker_args=LABEL) for shape in ("september", "october")]
+        assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("found", [None, {}, {"shape": None}, {"shape": "2031"}])
+def test_a_launcher_of_no_known_shape_is_not_called(found):
+    with pytest.raises(CannotCarry, match="no launcher of a known shape"):
+        shape_of(found)
 
 
 # What launch-cluster.sh (2026-09) makes of a launch script for each node; see its make_node_script.
@@ -139,7 +153,7 @@ def test_a_script_survives_what_the_launcher_does_to_it(tmp_path):
     fields["env"]["T"] = value.replace("`", "").replace("$x", "")
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(fields))
     plan = spark_recipe.render(spark_recipe.load(tmp_path / "toy.yaml"), NODES, 8888, overrides={"v": value})
-    (tmp_path / "script").write_text(launcher_exec_args(plan, SEPTEMBER).script)
+    (tmp_path / "script").write_text(SEPTEMBER.call(plan).script)
     subprocess.run(["bash", "-c", NODE_SCRIPT, "x", "script", "patched"], cwd=tmp_path, check=True)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "patched"], cwd=tmp_path, env=path, capture_output=True, check=True)

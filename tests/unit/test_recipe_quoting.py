@@ -9,13 +9,12 @@ import sys
 
 import pytest
 from ansible_collections.spark.control.plugins.module_utils import spark_recipe
-from ansible_collections.spark.control.plugins.module_utils.spark_launch_args import launcher_exec_args
+from ansible_collections.spark.control.plugins.module_utils.spark_launcher import SHAPES
 from ansible_collections.spark.control.plugins.module_utils.spark_recipe_shell import Reader, ShellError, commands
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SEPTEMBER = {"solo": True, "launch_script": True, "env": True, "daemon_exec": True}
-JANUARY = {"solo": False, "launch_script": False, "env": False, "daemon_exec": False}
+SEPTEMBER, JANUARY = SHAPES["september"], SHAPES["january"]
 NODES = [{"host": f"spark{n}", "address": f"10.0.0.{n}"} for n in range(1, 5)]
 
 HOSTILE = [
@@ -93,7 +92,7 @@ def arrived(words, count):
 
 
 def check(run, plan, launcher, values, worker=False):
-    words, _env = run(launcher_exec_args(plan, launcher), launcher, worker)
+    words, _env = run(launcher.call(plan), launcher, worker)
     expected = [word for i, value in enumerate(values) for word in (f"--f{i}", value)]
     assert words[2 : 2 + len(expected)] == expected
     assert len(words) == 2 + len(expected) + 2 + 2 * worker  # and the port
@@ -145,7 +144,7 @@ def test_an_environment_value_is_exported_as_it_is(tmp_path, far_side, values):
     recipe.env["T_5"] = values[5] + " "
     plan = spark_recipe.render(recipe, NODES[:1], 8888)
     for launcher in (SEPTEMBER, JANUARY):
-        _words, seen = far_side(launcher_exec_args(plan, launcher), launcher)
+        _words, seen = far_side(launcher.call(plan), launcher)
         assert seen == recipe.env
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_disk
+from ansible_collections.spark.control.plugins.module_utils import spark_cache, spark_disk, spark_local
 
 from tests.caches import WHOLE, as_nobody, let_others_in, listing, model, repo_folder, share_blob
 from tests.hub import Hub, share
@@ -268,7 +268,7 @@ def test_a_local_model_names_its_repo_only_if_it_is_called_alike(tmp_path):
     config = json.dumps({"_name_or_path": "Qwen/Base"})
     lay(tmp_path / "m/base", WHOLE | {"config.json": config})
     lay(tmp_path / "m/mine", WHOLE | {"config.json": config})
-    repos = {Path(entry["name"]).name: entry["repo"] for entry in spark_cache.local_models(str(tmp_path / "m"), 0)[0]}
+    repos = {Path(entry["name"]).name: entry["repo"] for entry in spark_local.local_models(str(tmp_path / "m"), 0)[0]}
     assert repos == {"base": "Qwen/Base", "mine": None}
 
 
@@ -277,7 +277,7 @@ def test_a_loop_of_links_ends(tmp_path):
     (folder / "again").symlink_to(folder)
     (folder / "self").symlink_to("self")
     (tmp_path / "m/up").symlink_to(tmp_path / "m")
-    (found,) = spark_cache.local_models(str(tmp_path / "m"), 0)[0]
+    (found,) = spark_local.local_models(str(tmp_path / "m"), 0)[0]
     assert found["name"] == str(folder)
     assert found["state"] == "dangling"
 

@@ -8,7 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.spark.control.plugins.module_utils import spark_docker, spark_host, spark_lease, spark_serving
+from ansible_collections.spark.control.plugins.module_utils import (
+    spark_docker,
+    spark_host,
+    spark_launcher,
+    spark_lease,
+    spark_serving,
+)
+from ansible_collections.spark.control.plugins.modules import gpu_lease
 
 from tests.conftest import PROJECT
 
@@ -67,6 +74,58 @@ def test_a_dead_holders_lease_is_replaced_and_a_living_ones_only_by_force(tmp_pa
     assert spark_lease.read(folder)["id"] == "c"
 
 
+@pytest.mark.parametrize(
+    ("asks", "room"),
+    [
+        ({"identity": "a"}, True),
+        ({"identity": "b"}, False),
+        ({"identity": None}, False),
+        ({"identity": "b", "token_hash": "ab"}, True),
+        ({"identity": "b", "token_hash": "cd"}, False),
+        ({"identity": "b", "supersedes": ["a"]}, True),
+        ({"identity": "b", "force": True}, True),
+    ],
+)
+def test_whom_a_lease_leaves_room_is_judged_by_one_rule(asks, room):
+    assert spark_lease.yields(lease("a", token_hash="ab"), **asks) is room
+    assert spark_lease.yields(None, **asks)
+
+
+def test_a_lease_without_a_token_is_nobodys_by_a_missing_one():
+    assert not spark_lease.yields(lease("a"), "b", token_hash=None)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"id": "b", "holder": "b"},
+        {"id": "b", "holder": "b", "token_hash": "ab"},
+        {"id": "b", "holder": "b", "supersedes": ["a"]},
+        {"id": "a", "holder": "a", "seconds": 300},
+        {"state": "absent", "id": "b", "supersedes": ["a"]},
+        {"state": "absent", "token_hash": "ab"},
+        {"state": "absent", "id": "b", "force": True},
+    ],
+)
+def test_the_preview_of_a_lease_says_what_happens_then(tmp_path, wish):
+    """Whether the module refuses, and the lease afterwards, with --check and without."""
+    told = []
+    for check in (True, False):
+        folder = str(tmp_path / str(check))
+        spark_lease.take(folder, lease("a", token_hash="ab"), 60)
+        wanted = {"state": "present", "id": None, "holder": None, "purpose": "", "token_hash": None, "seconds": 120}
+        wanted |= {"supersedes": [], "force": False, "state_dir": folder} | wish
+        before = spark_lease.read(folder)
+        try:
+            after = gpu_lease.settle(wanted, before, check)
+        except spark_lease.Leased as refusal:
+            after = str(refusal)
+        told.append(after if not isinstance(after, dict) else {key: after[key] for key in ("id", "holder", "purpose")})
+        if check:
+            assert spark_lease.read(folder)["expires"] == before["expires"]
+    assert told[0] == told[1]
+
+
 def test_a_spoilt_lease_file_is_no_lease(tmp_path):
     for text in ("", "{", "[]", '{"id": 1, "holder": "x", "expires": 9e18}', '{"expires": "soon"}'):
         (tmp_path / "lease.json").write_text(text)
@@ -118,7 +177,7 @@ def test_memory_and_disk(tmp_path):
 
 
 def test_a_folder_without_a_launcher(tmp_path):
-    assert spark_host.launcher(str(tmp_path))["present"] is False
+    assert spark_launcher.look(str(tmp_path))["present"] is False
 
 
 def lay_launcher(root, shape: str) -> str:
@@ -132,15 +191,9 @@ def lay_launcher(root, shape: str) -> str:
 
 
 def test_a_launchers_shape_is_told_by_what_it_offers(tmp_path):
-    told = {shape: spark_host.launcher(lay_launcher(tmp_path / shape, shape)) for shape in SHAPES}
+    told = {shape: spark_launcher.look(lay_launcher(tmp_path / shape, shape)) for shape in SHAPES}
     assert all(found["present"] for found in told.values())
-    new = ("solo", "launch_script", "env", "daemon_exec")
-    assert {shape: {found[key] for key in new} for shape, found in told.items()} == {
-        "january": {False},
-        "september": {True},
-        "october": {True},
-    }
-    assert [told[shape]["by_content"] for shape in SHAPES] == [False, False, True]
+    assert {shape: found["shape"] for shape, found in told.items()} == {shape: shape for shape in SHAPES}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +210,7 @@ def test_a_launchers_shape_is_told_by_what_it_offers(tmp_path):
 def test_what_its_settings_say_against_a_launch_is_read(tmp_path, shape, text, told):
     folder = lay_launcher(tmp_path, shape)
     Path(folder, ".env").write_text(text)
-    found = spark_host.launcher(folder)["dot_env"]
+    found = spark_launcher.look(folder)["dot_env"]
     assert (found["container"], found["spaced"]) == told
 
 

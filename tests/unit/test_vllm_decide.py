@@ -175,11 +175,15 @@ def test_what_is_missing_is_named_before_anything_is_touched(spoil, code, words)
 
 
 @pytest.mark.parametrize(
-    ("by_content", "content", "reason"),
-    [(True, "sha256:same", None), (True, "sha256:other", "image_missing"), (False, "sha256:same", "image_missing")],
+    ("shape", "content", "reason"),
+    [
+        ("october", "sha256:same", None),
+        ("october", "sha256:other", "image_missing"),
+        ("september", "sha256:same", "image_missing"),
+    ],
 )
-def test_images_are_compared_as_the_heads_launcher_compares_them(by_content, content, reason):
-    launcher = {"path": "/l", "present": True, "by_content": by_content}
+def test_images_are_compared_as_the_heads_launcher_compares_them(shape, content, reason):
+    launcher = {"path": "/l", "present": True, "shape": shape}
     here = answer(launcher=launcher, image_contents={"vllm-node": "sha256:same"})
     there = answer(images={"vllm-node": "sha256:2"}, image_contents={"vllm-node": content})
     assert decided(plan(hosts=("spark1", "spark2")), {"spark1": here, "spark2": there})["reason"] == reason

@@ -1,57 +1,37 @@
-"""Ansible action: hand the module the Hub's token over its standard input, and put what came of it into words.
+"""Ansible action: put what came of a download, or of its cancel, into words.
 
-`state: told` runs on the controller alone: it reads what the tasks before it registered.
+An action plugin, because it reads nothing but its arguments and what was registered.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import stat
-
 from ansible.plugins.action import ActionBase
 from ansible_collections.spark.control.plugins.module_utils import spark_report
 
-_SEEN = ("started", "watched", "copy_told", "copy_stopped")
+_SEEN = ("started", "watched", "copy_stopped")
 
 
 class ActionModule(ActionBase):
-    """See plugins/modules/weights_download.py."""
+    """See plugins/modules/weights_download_outcome.py."""
 
+    _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
-        """Run the module, with the token where a file of one is named and it is needed."""
+        """Read what was registered, and tell."""
         super().run(tmp, task_vars)
-        arguments = {key: value for key, value in self._task.args.items() if key != "token"}
-        if arguments.get("state") == "told":
-            seen = {name: spark_report.per_host(task_vars, f"__weights_{name}") for name in _SEEN}
-            return {"changed": False, "result": told(arguments, seen, bool(task_vars.get("ansible_check_mode")))}
-        path = arguments.get("token_file")
-        if path and arguments.get("state", "started") == "started":
-            try:
-                arguments["token"] = read_token(str(path))
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                message = f"The token file {path} on this machine cannot be used: {reason}."
-                problem = {"code": "token_file", "message": message}
-                return {"changed": False, "done": False, "problem": problem, "message": message}
-        return self._execute_module(module_args=arguments, task_vars=task_vars)
-
-
-def read_token(path: str) -> str:
-    """The one line in the file. Raises ValueError for a file that others can read, or that holds something else."""
-    with open(os.path.expanduser(path), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
-        if found.st_mode & 0o077:
-            raise ValueError(f"others can read it (its mode is {found.st_mode & 0o777:04o}); chmod 600 it")
-        token = file.read(4096).decode("ascii", "replace").strip()
-    # The Hub's tokens are hf_…; what else this machine keeps secret, a private key say, is not sent anywhere.
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{6,2048}", token):
-        raise ValueError("it does not hold a token, alone and on one line")
-    return token
+        _, wish = self.validate_argument_spec(
+            {
+                "repo": {"type": "str", "required": True},
+                "revision": {"type": "str", "default": "main"},
+                "host": {"type": "str", "required": True},
+                **{name: {"type": "str", "required": name == "started"} for name in _SEEN},
+                "copied": {"type": "dict", "default": {}},
+                "operation": {"type": "str", "default": "download_weights"},
+            }
+        )
+        seen = {name: spark_report.per_host(task_vars, wish[name]) if wish[name] else {} for name in _SEEN}
+        return {"changed": False, "result": told(wish, seen, bool(task_vars.get("ansible_check_mode")))}
 
 
 def told(wish: dict, seen: dict, preview: bool) -> dict:
@@ -61,7 +41,7 @@ def told(wish: dict, seen: dict, preview: bool) -> dict:
     if stops:
         result["changed"] = True
         result["message"] += " " + " ".join(f"{line[0].upper()}{line[1:]}; what came stays." for line in stops)
-    copied = (next(iter(seen["copy_told"].values()), None) or {}).get("result")
+    copied = wish["copied"]
     if not copied or not result["ok"]:
         return result
     result |= {"ok": copied["ok"], "changed": result["changed"] or copied["changed"], "copy": copied}
@@ -75,11 +55,11 @@ def told(wish: dict, seen: dict, preview: bool) -> dict:
 
 def of_download(wish: dict, started: dict, watched: dict, preview: bool) -> dict:
     """The part of it that is the download's."""
-    host, operation = wish["host"], wish.get("operation", "download_weights")
+    host, operation = wish["host"], wish["operation"]
     first, last = started.get(host) or {}, watched.get(host) or {}
     last = first if last.get("skipped") or not last else last
     result = {"operation": operation, "ok": False, "changed": bool(first.get("changed")), "repo": wish["repo"]}
-    result |= {"revision": wish.get("revision", "main"), "host": host, "outcome": "failed", "reason": None}
+    result |= {"revision": wish["revision"], "host": host, "outcome": "failed", "reason": None}
     result |= {"weights": last.get("weights"), "progress": last.get("progress"), "problems": []}
     result["log_tail"] = last.get("log_tail") or []
     if host not in started:
