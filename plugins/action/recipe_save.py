@@ -58,7 +58,14 @@ def save(name: str, recipe: dict, dirs: list[str], preview: bool = False) -> dic
     verb = ("would be " if preview else "is ") + ("saved" if state == "absent" else "written anew")
     message = f"{name} {verb} as {path}." if changed else f"{name} is there already, as {path}."
     outcome = ("preview" if preview else "saved") if changed else "unchanged"
-    said = blank(name) | {"ok": True, "changed": changed, "outcome": outcome, "path": path, "text": text, "message": message}
+    said = blank(name) | {
+        "ok": True,
+        "changed": changed,
+        "outcome": outcome,
+        "path": path,
+        "text": text,
+        "message": message,
+    }
     result = {"changed": changed, "result": said}
     if changed:
         result["diff"] = {"before": old, "after": whole, "before_header": path, "after_header": path}

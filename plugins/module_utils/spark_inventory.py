@@ -20,7 +20,9 @@ def folder(sources, load) -> str:
     sources = [str(source) for source in sources]
     if len(sources) != 1:
         told = ", ".join(sources) if sources else "none"
-        raise NoPlace(f"It would lie beside the inventory, and there is not one in use but {len(sources)}: {told}. {WAY_OUT}")
+        raise NoPlace(
+            f"It would lie beside the inventory, and there is not one in use but {len(sources)}: {told}. {WAY_OUT}"
+        )
     source = sources[0]
     if "," in source:
         raise NoPlace(f"It would lie beside the inventory, and the one in use is a list of hosts, no file. {WAY_OUT}")
@@ -30,7 +32,9 @@ def folder(sources, load) -> str:
     if not os.path.isfile(source):
         raise NoPlace(f"It would lie beside the inventory, and {source} is no file. {WAY_OUT}")
     if _dynamic(source, load):
-        raise NoPlace(f"It would lie beside the inventory, and the one in use is made by a program, {source}. {WAY_OUT}")
+        raise NoPlace(
+            f"It would lie beside the inventory, and the one in use is made by a program, {source}. {WAY_OUT}"
+        )
     return os.path.dirname(os.path.abspath(source))
 
 
