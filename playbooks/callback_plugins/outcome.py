@@ -1,4 +1,4 @@
-"""What came of a playbook, in one sentence, the last line on the terminal; beside playbooks it loads unconfigured."""
+"""What came of a playbook, in one sentence: the last line on the terminal. Beside playbooks it loads unconfigured."""
 
 from __future__ import annotations
 

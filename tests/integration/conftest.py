@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.installed import Installed
 from tests.support import Server
 
 
@@ -27,6 +28,14 @@ def shared_server(shared_cluster):
     made = Server(shared_cluster)
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A venv with ansible-core alone, and the collection as it is built and installed."""
+    made = Installed(tmp_path_factory.mktemp("installed"))
+    made.install(made.build())
+    return made
 
 
 def serving(request) -> bool:
