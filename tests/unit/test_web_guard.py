@@ -12,8 +12,9 @@ from tests.gateway import free_port
 from webui.guard import host_allowed, rules, same_origin
 
 OURS = """localhost:9999 127.0.0.1 [::1]:9999 192.168.1.5:9999 10.0.0.1 172.20.0.1 100.101.102.103:9999 spark.local:9999
-SPARK.LOCAL 169.254.3.4 [fd00::1] mine.example:9999 fe80.local. host.docker.internal:9999 HOST.docker.internal.
-spark-control.startos:9999 spark.home.arpa spark.fritz.box a.b.fritz.box:9999"""
+SPARK.LOCAL 169.254.3.4 [fd00::1] [fe80::1%eth0]:9999 mine.example:9999 fe80.local.
+host.docker.internal:9999 HOST.docker.internal. spark-control.startos:9999 spark.home.arpa spark.fritz.box
+a.b.fritz.box:9999"""
 OTHERS = r"""evil.example evil.example:9999 8.8.8.8 127.0.0.1.evil.example localhost.evil.example notlocal a@localhost
 localhost:x localhost/.. localhost\evil [::1 evil.example#.local [2606:4700::1] fritz.box evilfritz.box internal
 internal.evil.example docker.internal.com evil.example?.local startos.com [::1]x ::: [v1.x] localhost:99999 %00.local@x
