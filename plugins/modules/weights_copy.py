@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: copy a model from one Spark to others with rsync, which outlives SSH, and verify what arrived."""
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ options:
     required: true
     description: What to do.
   name: {type: str, required: true, description: "A Hub repo, C(org/name), or the absolute path of a local model."}
-  revision: {type: str, description: Of a repo the branch, tag or commit; the main branch without it.}
+  revision: {type: str, description: "Of a repo the branch, tag or commit; the main branch without it."}
   hf_home: {type: path, description: The Hugging Face cache folder.}
   local_dirs: {type: list, elements: path, default: [], description: The folders of local models.}
   state_dir: {type: path, description: Where the records and logs of copies are.}
@@ -47,7 +50,7 @@ options:
   manifest: {type: dict, description: What the model consists of.}
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
   operation: {type: str, default: copy_weights, description: For O(state=told) the result's operation.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

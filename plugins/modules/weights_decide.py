@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_decide."""
 
 from __future__ import annotations
@@ -8,8 +11,9 @@ DOCUMENTATION = r"""
 module: weights_decide
 short_description: Decide whether a model may be deleted, and tell what came of it
 description:
-  - Runs on the controller over what every host registered as C(spark_seen) (M(spark_probe)) and C(__weights_looked)
-    (M(weights_delete) in check mode). With O(decision) it tells the result, from C(__weights_deleted).
+  - Runs on the controller over what every host registered as C(spark_seen) (M(spark.control.spark_probe)) and
+    C(__weights_looked) (M(spark.control.weights_delete) in check mode).
+  - With O(decision) it tells the result, from C(__weights_deleted).
   - One Spark's refusal is everybody's, so that nothing is deleted anywhere before all agree.
 attributes:
   check_mode: {support: full, description: It only computes.}
@@ -21,7 +25,11 @@ options:
   hosts: {type: list, elements: str, required: true, description: The Sparks to delete it from.}
   sparks: {type: list, elements: str, required: true, description: All Sparks.}
   head: {type: str, required: true, description: The head Spark.}
-  recipes: {type: list, elements: dict, default: [], description: What M(recipe_plan) read without a model.}
+  recipes:
+    type: list
+    elements: dict
+    default: []
+    description: What M(spark.control.recipe_plan) read without a model.
   recipe_dirs:
     type: list
     elements: str
@@ -29,7 +37,7 @@ options:
     description: Folders with recipes; those that were inferred are in the first.
   decision: {type: dict, description: What was decided.}
   card_removed: {type: bool, default: false, description: Whether the inferred recipe was removed.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

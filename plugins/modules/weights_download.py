@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: download a model from the Hub into this Spark's cache, in a container that outlives SSH."""
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ attributes:
   idempotent: {support: full, description: Weights that are whole are left.}
 options:
   state: {type: str, choices: [started, watched, absent, told], default: started, description: What to do.}
-  repo: {type: str, required: true, description: The Hub repo, C(org/name).}
-  revision: {type: str, default: main, description: A branch, tag or commit.}
+  repo: {type: str, required: true, description: "The Hub repo, C(org/name)."}
+  revision: {type: str, default: main, description: "A branch, tag or commit."}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
-  state_dir: {type: path, required: true, description: Where the record is and, while it is needed, the token.}
+  state_dir: {type: path, required: true, description: "Where the record is and, while it is needed, the token."}
   endpoint: {type: str, default: "https://huggingface.co", description: The Hub.}
   image: {type: str, default: vllm-node, description: An image on this Spark that has C(hf).}
   workers: {type: int, default: 4, description: How many files come at once; a cut costs those that had not come whole.}
@@ -38,7 +41,7 @@ options:
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
   host: {type: str, description: For O(state=told) the Spark that it was about.}
   operation: {type: str, default: download_weights, description: For O(state=told) the result's operation.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""
