@@ -59,8 +59,7 @@ attributes:
   idempotent:
     support: full
     description: The same recipe and Sparks give the same plan and digest.
-author:
-  - Spark Control
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

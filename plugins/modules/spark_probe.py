@@ -32,7 +32,7 @@ options:
     elements: dict
     default: []
     description: Models whose weights are wanted.
-    options:
+    suboptions:
       repo: {type: str, required: true, description: 'C(org/name), or the absolute path of a local model.'}
       revision: {type: str, description: "A branch, tag or commit; the main branch without it."}
   local_model_dirs:
