@@ -1,3 +1,6 @@
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """What came of a playbook, in one sentence: the last line on the terminal. Beside playbooks it loads unconfigured."""
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class CallbackModule(CallbackBase):
         if "argument_errors" in res:
             self._note(host, f"{self.operation} did not start: {'; '.join(map(str, res['argument_errors']))}")
         elif not ignore_errors:
-            self._note(host, f"“{task}” failed on {host}: {_text(res)}")
+            self._note(host, f"\u201c{task}\u201d failed on {host}: {_text(res)}")
 
     def v2_runner_on_unreachable(self, result):
         """A host does not answer."""

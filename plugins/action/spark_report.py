@@ -20,7 +20,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Collect what every host registered, and report."""
         super().run(tmp, task_vars)
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {
                 "seen": {"type": "str", "required": True},
                 "head": {"type": "str", "required": True},

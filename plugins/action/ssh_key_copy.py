@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Let the key in, or say why it is not."""
         super().run(tmp, task_vars)
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {
                 "address": {"type": "str", "required": True},
                 "port": {"type": "int", "default": 22},

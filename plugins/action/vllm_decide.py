@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Read the arguments, decide."""
         super().run(tmp, task_vars)
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {
                 "plan": {"type": "dict"},
                 "seen": {"type": "str", "required": True},

@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
         """Collect what was registered, put it into words."""
         super().run(tmp, task_vars)
         name = {"type": "str", "required": True}
-        _, said = self.validate_argument_spec(
+        _unused, said = self.validate_argument_spec(
             {
                 "operation": {
                     "type": "str",
@@ -188,7 +188,7 @@ class Outcome:
                 "outcome": "nothing serving",
                 "message": f"{message} {before}, and nothing is serving now.",
             }
-        old, _, _ = self.story(self.said["stopped"], self.said["launched"], answer)
+        old, _unused, _unused = self.story(self.said["stopped"], self.said["launched"], answer)
         message += f" {self.previous['title']} did not come back: {after_colon(old)}"
         message += " Nothing is serving now; choose a model to start."
         return done | {

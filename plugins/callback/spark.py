@@ -1,8 +1,9 @@
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible's default output, with a model's load as one plain line instead of «FAILED - RETRYING»."""
 
 from __future__ import annotations
-
-from ansible.plugins.callback.default import CallbackModule as Default
 
 DOCUMENTATION = r"""
 name: spark
@@ -11,6 +12,8 @@ short_description: The default output, with progress said as progress
 description: A task that is retried because it waits says how far it is, in its own words.
 extends_documentation_fragment: [default_callback, result_format_callback]
 """
+
+from ansible.plugins.callback.default import CallbackModule as Default
 
 
 class CallbackModule(Default):

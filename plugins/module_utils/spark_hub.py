@@ -27,7 +27,7 @@ class Hub:
 
     def listing(self, repo: str, revision: str) -> dict:
         """{commit, files: [{path, size, etag, xet}]} of a revision; `etag` is the blob's name in the cache."""
-        about, _ = self._ask(repo, f"/api/models/{quote(repo)}/revision/{quote(revision, safe='')}", revision)
+        about, _unused = self._ask(repo, f"/api/models/{quote(repo)}/revision/{quote(revision, safe='')}", revision)
         commit = about.get("sha") if isinstance(about, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise Trouble("hub", f"{self.name} gave no commit for {repo}.")
@@ -92,7 +92,7 @@ class Hub:
         if error.code == 401 and self.token and code != "RepoNotFound":
             return Trouble("token_refused", f"{self.name} refuses the token: it is wrong, expired or revoked.")
         if code == "RevisionNotFound":
-            return Trouble("no_revision", f"{repo} has no revision “{revision}”.")
+            return Trouble("no_revision", f"{repo} has no revision \u201c{revision}\u201d.")
         if code == "RepoNotFound" or error.code in (401, 404):
             private = "it is private to others" if self.token else "it is private and needs a token (hf_token_file)"
             return Trouble("not_found", f"There is no {repo} on {self.name}, or {private}.")
@@ -104,11 +104,11 @@ class Hub:
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follow a redirect on the Hub itself (a repo that was renamed), and no other: the token would go along."""
 
-    def redirect_request(self, request, answer, code, message, headers, address):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         """None makes the redirect an HTTPError."""
-        old, new = urlsplit(request.full_url), urlsplit(address)
-        if request.get_method() == "GET" and (old.scheme, old.netloc) == (new.scheme, new.netloc):
-            return super().redirect_request(request, answer, code, message, headers, address)
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if req.get_method() == "GET" and (old.scheme, old.netloc) == (new.scheme, new.netloc):
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
         return None
 
 

@@ -88,7 +88,7 @@ def whose(path: str) -> tuple[str, str]:
             return "person's", ""
         with open(path, "rb") as file:
             raw = file.read(spark_recipe.LARGEST + 1024)
-        line, _, text = raw.decode().partition("\n")
+        line, _unused, text = raw.decode().partition("\n")
     except FileNotFoundError:
         return "absent", ""
     except (OSError, ValueError):
@@ -110,7 +110,7 @@ def place(name: str, dirs: list[str]) -> str:
             path = os.path.join(folder, name + suffix)
             if path != target and os.path.lexists(path):
                 raise refuse("taken", "model", f"model: there is a recipe of that name already, {path}.")
-    state, _ = whose(target)
+    state, _unused = whose(target)
     if state == "person's":
         raise refuse("taken", "model", f"model: {target} was written by a person, and is left as it is.")
     if state == "changed":

@@ -9,8 +9,8 @@ import re
 
 from . import spark_fit, spark_measured
 from .spark_docker import LABEL_DIGEST, LABEL_MODEL
-from .spark_fit import claim as claim
-from .spark_fit import gb as gb
+
+claim, gb = spark_fit.claim, spark_fit.gb
 
 # Ansible's own words before ssh's, and ssh's about the connection that it had shared.
 _BEFORE = re.compile(r"^(Task failed: )?(Failed to connect to the host via ssh: )?(mux_client\w*: .*?Broken pipe )?")

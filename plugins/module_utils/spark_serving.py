@@ -60,7 +60,9 @@ def started(pid: int) -> int | None:
 def launcher_lives(record: dict | None) -> bool:
     """Whether a launcher that stays in front of its model still does."""
     launcher = (record or {}).get("launcher")
-    return isinstance(launcher, dict) and started(launcher.get("pid")) == launcher.get("started") is not None
+    if not isinstance(launcher, dict) or launcher.get("started") is None:
+        return False
+    return started(launcher.get("pid")) == launcher["started"]
 
 
 def end_launcher(state_dir: str) -> None:

@@ -60,9 +60,9 @@ def answer(module, phase, **result) -> None:
 def check_repo(repo: str, revision: str = "main") -> None:
     """Raise Trouble unless this is `org/name` and a branch, tag or commit: both become paths, URLs and arguments."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise Trouble("bad_repo", f"“{repo[:100]}” is not a repo of the Hub (org/name).")
+        raise Trouble("bad_repo", f"\u201c{repo[:100]}\u201d is not a repo of the Hub (org/name).")
     if not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision:
-        raise Trouble("bad_revision", f"“{revision[:100]}” is not a branch, tag or commit.")
+        raise Trouble("bad_revision", f"\u201c{revision[:100]}\u201d is not a branch, tag or commit.")
 
 
 def transfer_id(*parts: str) -> str:

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Lay, start, stop or remove one simulated Spark: its folder, its programs, its models, its containers."""
 
 from __future__ import annotations
@@ -112,7 +115,7 @@ attributes:
   idempotent:
     description: What is laid and runs already is left alone.
     support: full
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

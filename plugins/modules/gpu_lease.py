@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: take, renew, read or give back the lease on the GPUs."""
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ options:
     default: present
     description: Whether the lease is to be held or given back.
   state_dir: {type: path, required: true, description: The folder on the head Spark that holds lease.json.}
-  id: {type: str, description: Who holds it, uniquely; taking it again with the same id renews it.}
-  holder: {type: str, description: Who holds it, in words for a person.}
-  purpose: {type: str, default: '', description: What for, in words for a person.}
+  id: {type: str, description: "Who holds it, uniquely; taking it again with the same id renews it."}
+  holder: {type: str, description: "Who holds it, in words for a person."}
+  purpose: {type: str, default: '', description: "What for, in words for a person."}
   seconds: {type: float, default: 120, description: How long it lasts from now.}
   token_hash:
     type: str
@@ -34,7 +37,7 @@ options:
     default: []
     description: Ids of holders that are known to be dead; their lease is replaced.
   force: {type: bool, default: false, description: Take or give back somebody else's lease.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin of the same name; the work is done on the controller."""
 
 from __future__ import annotations
@@ -56,8 +59,7 @@ attributes:
   idempotent:
     support: full
     description: The same recipe and Sparks give the same plan and digest.
-author:
-  - Spark Control
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""
@@ -133,7 +135,7 @@ plan:
       type: list
       elements: str
     script:
-      description: The command as a bash script, or null. Exactly one of RV(plan.argv) and RV(plan.script) is set.
+      description: The command as a bash script, or null. Exactly one of C(plan.argv) and C(plan.script) is set.
       type: str
     port:
       description: Port that it is served on.

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin of the same name; the work is done on the controller."""
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ description:
   - Runs on the controller and touches no host.
 options:
   model: {type: str, required: true, description: "The model, C(org/name) or a local model's absolute path."}
-  seen: {type: str, required: true, description: The name under which every host registered M(spark_probe)'s result.}
+  seen:
+    type: str
+    required: true
+    description: The name under which every host registered M(spark.control.spark_probe)'s result.
   head: {type: str, required: true, description: The head Spark.}
   recipe_dirs:
     type: list
@@ -27,7 +33,7 @@ attributes:
   check_mode: {support: full, description: It only computes.}
   diff_mode: {support: none, description: It changes nothing.}
   idempotent: {support: full, description: It changes nothing.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""
@@ -51,7 +57,7 @@ result:
     - C(flags) and C(left_out) are C([{flag, value, source, reason, confidence, warning, words}]); source is C({file,
       key}) or null, value null for a flag without one, confidence V(high), V(medium) or V(low), words the
       flag's part of the recipe's command, whose value stands in its defaults.
-    - C(recipe) is what M(recipe_save) takes, C(text) its YAML, C(fit) the sum for each Spark.
+    - C(recipe) is what M(spark.control.recipe_save) takes, C(text) its YAML, C(fit) the sum for each Spark.
   returned: always
   type: dict
 """

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: everything that a page or a swap wants to know of one Spark, in one task."""
 
 from __future__ import annotations
@@ -29,16 +32,16 @@ options:
     elements: dict
     default: []
     description: Models whose weights are wanted.
-    options:
+    suboptions:
       repo: {type: str, required: true, description: 'C(org/name), or the absolute path of a local model.'}
-      revision: {type: str, description: A branch, tag or commit; the main branch without it.}
+      revision: {type: str, description: "A branch, tag or commit; the main branch without it."}
   local_model_dirs:
     type: list
     elements: path
     default: []
     description: Folders of local or fine-tuned models.
   scan: {type: bool, default: false, description: Whether to look at all models on the disks.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: let a public key in to this host."""
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ options:
     required: true
     description: The public key, C(type base64 comment); empty in check mode where it is still to be made.
   path: {type: path, default: ~/.ssh/authorized_keys, description: The file.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin ssh_key_copy."""
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ options:
     elements: str
     default: []
     description: The B(names) of variables; the first that is not empty holds the password.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

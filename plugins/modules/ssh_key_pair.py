@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: have an SSH key pair; the private half stays where it is made."""
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ description:
   - Answers the public half only.
 attributes:
   check_mode: {support: full, description: Says that a pair would be made; there is no public key to answer then.}
-  diff_mode: {support: full, description: Shows the public half, and a mode that is put right.}
+  diff_mode: {support: full, description: "Shows the public half, and a mode that is put right."}
   idempotent: {support: full, description: A pair that is there is kept.}
 options:
   path: {type: path, required: true, description: The private half; the public one is beside it with C(.pub).}
   comment: {type: str, description: What a new key is called; by default C(user@host).}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

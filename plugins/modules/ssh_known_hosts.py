@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: have the head know its workers' host keys, and see that it gets in to each."""
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ options:
     elements: raw
     required: true
     description: The workers' inventory names. The action plugin makes them C({host, names, keys}).
+  head: {type: str, default: the head, description: "The head's inventory name; the action plugin gives it."}
   trusted: {type: path, default: ~/.ssh/known_hosts, description: The controller's file of trusted host keys.}
   path: {type: path, default: ~/.ssh/known_hosts, description: The head's.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

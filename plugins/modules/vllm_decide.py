@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin vllm_decide."""
 
 from __future__ import annotations
@@ -8,20 +11,21 @@ DOCUMENTATION = r"""
 module: vllm_decide
 short_description: Decide what a swap or a stop has to change
 description:
-  - Compares a plan with what M(spark_probe) found on every Spark. Runs on the controller and reads nothing else.
-  - A plan that cannot be carried out is an answer with RV(decision.problems), not a failed task.
+  - Compares a plan with what M(spark.control.spark_probe) found on every Spark. Runs on the controller and reads
+    nothing else.
+  - A plan that cannot be carried out is an answer with C(decision.problems), not a failed task.
 attributes:
   check_mode: {support: full, description: It only computes.}
   diff_mode: {support: none, description: It changes nothing.}
   idempotent: {support: full, description: It changes nothing.}
 options:
-  plan: {type: dict, description: The plan of M(recipe_plan); without it everything is to stop.}
-  seen: {type: str, required: true, description: The name of every host's registered M(spark_probe).}
+  plan: {type: dict, description: The plan of M(spark.control.recipe_plan); without it everything is to stop.}
+  seen: {type: str, required: true, description: The name of every host's registered M(spark.control.spark_probe).}
   head: {type: str, required: true, description: The head Spark.}
   lease: {type: str, description: 'The id under which we take the lease; a new one without it.'}
   supersedes: {type: list, elements: str, default: [], description: Holders of the lease that are known to be dead.}
   force: {type: bool, default: false, description: Go ahead against somebody else's lease.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

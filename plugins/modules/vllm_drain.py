@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: let the requests in flight finish before a model is stopped."""
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ options:
   address: {type: str, required: true, description: The IP address of the head Spark's vLLM.}
   port: {type: int, required: true, description: Its port.}
   seconds: {type: float, default: 60, description: The longest that it waits.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

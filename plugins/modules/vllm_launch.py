@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: launch a planned model on the head Spark, detached from the session that asked for it."""
 
 from __future__ import annotations
@@ -18,20 +21,20 @@ attributes:
   diff_mode: {support: full, description: Shows the launch before and after.}
   idempotent: {support: full, description: A running container with the plan's digest is no change.}
 options:
-  plan: {type: dict, required: true, description: The plan that M(recipe_plan) made.}
-  launcher: {type: dict, required: true, description: What M(spark_probe) found of the launcher.}
+  plan: {type: dict, required: true, description: The plan that M(spark.control.recipe_plan) made.}
+  launcher: {type: dict, required: true, description: What M(spark.control.spark_probe) found of the launcher.}
   container: {type: str, required: true, description: The container's name.}
-  state_dir: {type: path, required: true, description: Where the record, the launch log and script are kept.}
+  state_dir: {type: path, required: true, description: "Where the record, the launch log and script are kept."}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   seconds: {type: float, default: 180, description: How long the launcher may take to bring the containers up.}
   job: {type: str, description: The job that launches it.}
-  before: {type: dict, description: The plan of what served before, for the diff.}
+  before: {type: dict, description: "The plan of what served before, for the diff."}
   local_model_dirs:
     type: list
     elements: path
     default: []
     description: Folders of local models. A plan's mounts must lie in one of them, links resolved.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""
@@ -145,7 +148,7 @@ def script_path(wish: dict) -> str:
 def check_mounts(plan: dict, folders: list[str]) -> None:
     """Raise LaunchFailed where a plan would mount anything but a folder of local models; docker would make an empty
     one where there is none."""
-    homes = [os.path.realpath(os.path.expanduser(folder)).rstrip("/") + "/" for folder in folders]
+    homes = [os.path.realpath(folder).rstrip("/") + "/" for folder in folders]
     for mount in plan.get("mounts") or []:
         real = os.path.realpath(mount["source"])
         if not os.path.isdir(real):

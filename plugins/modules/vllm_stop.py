@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: stop the vLLM container of one Spark, keep its log, and see that its memory comes back."""
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ options:
   port: {type: int, description: Its port.}
   drain_seconds: {type: float, default: 60, description: The longest wait for requests in flight.}
   keep_logs: {type: int, default: 20, description: How many saved logs are kept.}
-  lease: {type: str, description: The id of our lease, renewed while this waits.}
-author: [Spark Control]
+  lease: {type: str, description: "The id of our lease, renewed while this waits."}
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""
@@ -39,7 +42,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-model: {description: The model that the container served, by its label., returned: when there was one, type: str}
+model: {description: "The model that the container served, by its label.", returned: when there was one, type: str}
 log_file: {description: Where its log was saved., returned: when there was one, type: str}
 log_tail: {description: Its last lines., returned: when there was one, type: list}
 in_flight: {description: Requests that were cut off., returned: when drained, type: int, sample: 0}

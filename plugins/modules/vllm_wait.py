@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: see how far a launched model is; ready means that one real token streamed."""
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ options:
     default: 120
     description: The longest that a model whose server is up may take to stream its first token.
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
-  lease: {type: str, description: The id of our lease, renewed by each call.}
+  lease: {type: str, description: "The id of our lease, renewed by each call."}
   meminfo: {type: path, default: /proc/meminfo, description: A file in the format of /proc/meminfo.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: which models are on this host's disks."""
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ options:
   revision:
     type: str
     description: The branch, tag or commit of O(model) that would be served; the main branch without it.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

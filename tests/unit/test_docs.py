@@ -37,7 +37,7 @@ INTERNAL = {
     "spark_scan",
     "spark_result_fails",
     "ansible_host",
-    "spark_recipe_dirs",
+    "recipe_dirs",  # its default is several folders, which the inventory says in words
     "vllm_hold_seconds",
     "vllm_lease_seconds",
 }

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Show Spark Control on simulated Sparks: lay them, serve the page, and take everything down again on Ctrl-C or TERM.
 # Environment: PORT (9999), DEMO_LOAD_SECONDS (6), and the inventory's SPARK_DEMO_ROOT, SPARK_DEMO_NETWORK.
 

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # The launcher of a simulated Spark, in its January 2026 shape: no --solo, no .env, no --launch-script, no -e or -v. `exec`
 # joins its words with spaces, stays in the foreground and stops the containers when it ends. Solo is -n with one address.
 

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # What the January image's PID 1 runs: a Ray node that blocks, under Ray's own name.
 echo "Starting $2 node. Local node IP: $4"
 echo "Ray runtime started."

@@ -14,7 +14,7 @@ VERSION = "28.3.3"
 
 
 def do_ps(host, arguments):
-    options, _ = flags(
+    options, _unused = flags(
         "ps",
         arguments,
         {"-f", "--filter", "--format", "-n"},
@@ -277,7 +277,7 @@ def do_images(host, arguments):
     rows = []
     for image in store.images(host):
         for tag in image["tags"]:
-            repository, _, version = tag.rpartition(":")
+            repository, _unused, version = tag.rpartition(":")
             if names and names[0] not in (repository, tag):
                 continue
             identifier = image["id"] if values(options, "--no-trunc") else image["id"].removeprefix("sha256:")[:12]
@@ -308,7 +308,7 @@ def do_version(_host, arguments):
 
 
 def print_version(arguments, server):
-    options, _ = flags("version", arguments, {"-f", "--format"}, set())
+    options, _unused = flags("version", arguments, {"-f", "--format"}, set())
     facts = {
         "Client": {"Version": VERSION, "ApiVersion": "1.51"},
         "Server": {"Version": VERSION, "ApiVersion": "1.51"} if server else None,
@@ -324,7 +324,7 @@ def print_version(arguments, server):
 
 
 def do_info(host, arguments):
-    options, _ = flags("info", arguments, {"-f", "--format"}, set())
+    options, _unused = flags("info", arguments, {"-f", "--format"}, set())
     found = store.containers(host)
     facts = {
         "ID": host.name,

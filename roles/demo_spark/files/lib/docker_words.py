@@ -53,7 +53,7 @@ def values(options, *names):
 
 
 def split_pair(text):
-    key, _, value = text.partition("=")
+    key, _unused, value = text.partition("=")
     return key, value
 
 

@@ -246,12 +246,12 @@ def stop(host, name, grace):
 
 
 def do_kill(host, arguments):
-    _, names = flags("kill", arguments, {"-s", "--signal"}, set())
+    _unused, names = flags("kill", arguments, {"-s", "--signal"}, set())
     return each(names, lambda name: stop(host, name, 0))
 
 
 def do_cp(host, arguments):
-    _, paths = flags("cp", arguments, set(), {"-a", "--archive", "-L", "--follow-link", "-q", "--quiet"})
+    _unused, paths = flags("cp", arguments, set(), {"-a", "--archive", "-L", "--follow-link", "-q", "--quiet"})
     if len(paths) != 2:
         raise DockerError('docker: "docker cp" requires exactly 2 arguments')
     source, target = (container_path(host, path) for path in paths)

@@ -26,7 +26,7 @@ def main(host_folder, _program, _arguments):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGTERM, lambda *_unused: sys.exit(0))
         while os.path.exists(host.path("host.json")):
             with contextlib.suppress(OSError, ValueError):
                 for container in sim_containers.containers(host):

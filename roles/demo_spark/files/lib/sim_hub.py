@@ -213,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         if body and self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_unused) -> None:
         """Nothing: a test prints what it needs."""
 
 

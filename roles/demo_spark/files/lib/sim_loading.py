@@ -53,8 +53,8 @@ class Loading:
         server, shards = self.server, self.shards
         for done in range(shards + 1):
             elapsed = self.until(0.1 + 0.5 * done / shards)
-            bar = progress(done, shards, elapsed)
-            text = f"\rLoading safetensors checkpoint shards: {100 * done // shards:3d}% Completed | {bar}\n"
+            shown = progress(done, shards, elapsed)
+            text = f"\rLoading safetensors checkpoint shards: {100 * done // shards:3d}% Completed | {shown}\n"
             server.raw(text, core=True)
             size = self.share * done / shards + 0.6 * GIB
             free = server.host.available() + server.held
@@ -101,8 +101,8 @@ class Loading:
         for done in (0, 11, 22, 33, 44, 55, 67):
             self.until(0.8 + 0.16 * done / graphs)
             filled = ("█" * (10 * done // graphs)).ljust(10)
-            bar = f"{100 * done // graphs:3d}%|{filled}| {progress(done, graphs, time.monotonic() - begin)}"
-            self.server.raw(f"\rCapturing CUDA graphs (mixed prefill-decode, PIECEWISE): {bar}", core=True)
+            shown = f"{100 * done // graphs:3d}%|{filled}| {progress(done, graphs, time.monotonic() - begin)}"
+            self.server.raw(f"\rCapturing CUDA graphs (mixed prefill-decode, PIECEWISE): {shown}", core=True)
         self.server.raw("\n")
         took = round(time.monotonic() - begin)
         self.log("gpu_model_runner.py:5246", f"Graph capturing finished in {took} secs, took 0.52 GiB")

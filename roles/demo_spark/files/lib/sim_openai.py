@@ -217,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         self.engine.count(finished=1)
 
     def whole(self, answer):
-        for _ in answer.tokens:
+        for _unused in answer.tokens:
             self.engine.pace()
             if self.hung_up():
                 self.close_connection = True
@@ -271,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(length)
 
     def hung_up(self):
-        readable, _, _ = select.select([self.connection], [], [], 0)
+        readable, _unused, _unused = select.select([self.connection], [], [], 0)
         try:
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:

@@ -74,7 +74,7 @@ class Response:
         engine.count(running=1, prompt=self.prompt_tokens)
         if engine.mute:
             self.cancelled.wait()
-        for _ in self.tokens:
+        for _unused in self.tokens:
             engine.pace()
             if self.cancelled.is_set():
                 break

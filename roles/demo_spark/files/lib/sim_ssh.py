@@ -27,7 +27,7 @@ def main(host_folder, program, arguments):
     quiet = any(word in ("-n", "-f") for word in arguments[: len(arguments) - len(rest)])
     stdin = subprocess.DEVNULL if quiet else None
     return subprocess.run(
-        ["bash", "-c", " ".join(rest[1:])], env=environment(there), cwd=there.path("home"), stdin=stdin
+        ["bash", "-c", " ".join(rest[1:])], env=environment(there), cwd=there.path("home"), stdin=stdin, check=False
     ).returncode
 
 
@@ -42,7 +42,7 @@ def without_options(arguments):
 
 def reach(here, destination):
     """The host with that address or name; None (and ssh's own message) when it can't be reached."""
-    user, _, address = destination.rpartition("@")
+    user, _unused, address = destination.rpartition("@")
     for host in hosts_of(here.root):
         if address in (host.address, host.name):
             if host.off:

@@ -46,7 +46,7 @@ def main(host_folder, _program, arguments):
     container = Container(host, os.environ[ENV_CONTAINER])
     record_arguments(host, container, arguments)
     server = Server(host, container, Options([container.untranslate(word) for word in arguments[1:]]))
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_unused: os._exit(0))
     try:
         server.run()
     except Failed as failure:
@@ -248,7 +248,7 @@ class Server:
             meeting = socket.create_server((address, port))
             meeting.settimeout(600)
             try:
-                self.peers = [meeting.accept()[0] for _ in range(self.nodes - 1)]
+                self.peers = [meeting.accept()[0] for _unused in range(self.nodes - 1)]
             except TimeoutError:
                 raise Failed(
                     "torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients."
