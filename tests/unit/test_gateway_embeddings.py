@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -146,6 +147,19 @@ def test_a_model_that_never_stays_is_a_503():
     with pytest.raises(Refused) as refused:
         dialects.Backend(call, "it").embed(["one"])
     assert (refused.value.status, refused.value.retry_after) == (503, 5)
+
+
+def test_a_full_queue_does_not_hide_which_model_is_there(servers, tmp_path):
+    app = app_with(tmp_path, embeddings=servers["tei:embed"])
+    gateway, backend = app.extensions["gateway"], app.extensions["embedders"].backend("embed")
+    with app.app_context(), contextlib.ExitStack() as places:
+        service = gateway.service("embeddings")
+        for _ in range(service.cap):
+            places.enter_context(gateway.place(service))
+        with pytest.raises(Refused) as refused:
+            backend.embed(["hello"])
+        assert refused.value.status == 429
+        assert backend.current().model == "demo/embedder"
 
 
 def test_another_kind_of_server_at_the_address_does_what_it_can_at_once(tmp_path):

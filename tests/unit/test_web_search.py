@@ -174,6 +174,22 @@ def test_a_collection_is_deleted_after_a_question_that_says_what_goes(client):
     assert client.get("/api/collections").json["collections"] == []
 
 
+def test_an_upload_that_failed_goes_on_when_it_is_told_to(client, app, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(app.extensions["search"], "vectors", None)
+        patch.setattr(ingest, "WAITS", (0.01,))
+        put(client, {"cats.txt": FILES["cats.txt"]})
+        told = done(client)
+    assert "Spark Control met an error of its own (TypeError). Its log has the details." in words(told)
+    [address] = re.findall(r'hx-post="(/search/notes/ingests/\w+/go-on)"', told.get_data(as_text=True))
+    assert client.post(address, headers=HTMX).status_code == 200
+    told = done(client)
+    assert "added 1 document: 1 part added" in words(told)
+    assert "go-on" not in told.get_data(as_text=True)
+    assert client.post(address).status_code == 303  # without a script, and nothing to do any more
+    assert client.post(f"/search/notes/ingests/{'0' * 32}/go-on").status_code == 404
+
+
 def test_an_embedding_server_that_is_away_is_told(client, tmp_path, app):
     inventory(tmp_path / "hosts.yml", embeddings=9)
     app.extensions["gateway"].cluster._inventory_checked = 0

@@ -104,7 +104,9 @@ DOCUMENT = asked(
         "maxLength": ingest.TEXT_LIMIT,
         "pattern": r"[^\s\x1c-\x1f\x85]",  # what str.strip() leaves
     },
-    metadata=or_null({"type": "object", "description": "At most 16 kB, 8 levels, integers of 64 bits."}),
+    metadata=or_null(
+        {"type": "object", "description": 'At most 16 kB and 8 levels, integers of 64 bits, no " and no \\ in a key.'}
+    ),
 )
 DOCUMENTS = asked("documents", documents=listed(DOCUMENT, minItems=1, maxItems=collections.DOCUMENTS), chunk=CHUNK)
 KEY = {

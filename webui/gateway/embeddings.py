@@ -7,6 +7,7 @@ import sys
 import threading
 import uuid
 from array import array
+from dataclasses import replace
 
 from flask import (
     Blueprint,
@@ -72,7 +73,11 @@ class Embedders:
         def call(method, path, data=None, silence=None):
             with contextlib.nullcontext() if has_app_context() else self.app.app_context():
                 service = self.app.extensions["gateway"].service(key)
-                headers = [("Content-Type", "application/json")] if data is not None else []
+                if method == "GET":
+                    # Beside the places of the requests proper: what has been answered is not lost for want of one.
+                    service = replace(service, key=f"{key}-models", cap=relay.TOTAL)
+                    return relay.ask(service, method, path, endpoint="models", silence=silence)
+                headers = [("Content-Type", "application/json")]
                 return relay.ask(service, method, path, data, endpoint=key, headers=headers, silence=silence)
 
         return call
@@ -99,7 +104,8 @@ def json_body(limit):
         field, why = NoNumber.where(raw)
         if field:
             raise Refused(400, f"{field}: {why}", code="bad_json", param=field) from None
-        raise Refused(400, f"The body is not JSON: {str(error)[:120]}", code="bad_json") from None
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
+        raise Refused(400, f"The body is not JSON: {why}", code="bad_json") from None
     if not isinstance(data, dict):
         raise Refused(400, "The body must be a JSON object.", code="bad_json")
     return data

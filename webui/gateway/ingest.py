@@ -6,6 +6,7 @@ when they are all in, when the ingest is cancelled, and when its collection is d
 """
 
 import atexit
+import fcntl
 import json
 import logging
 import math
@@ -354,6 +355,19 @@ class Ingests:
         self._wake.set()
 
     def _run(self):
+        """Work the queue off. One process at a time does, the one before may be on its way out still."""
+        while not self._over.is_set():
+            try:
+                with open(self.folder / ".lock", "w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._work()
+            except BlockingIOError:
+                self._over.wait(0.2)
+            except OSError as error:
+                log.warning("ingests: %s", error)
+                self._over.wait(WAITS[-1])
+
+    def _work(self):
         while not self._over.is_set():
             with self._lock:
                 key = self._queue.popleft() if self._queue else None
@@ -476,9 +490,12 @@ class Ingests:
                     raise Bad("", f"The line is longer than {LINE_LIMIT >> 20} MB.")
                 if raw.strip():
                     rows.append((line, checked(json.loads(raw))))
-            except (ValueError, RecursionError) as error:
-                reason = str(error) if isinstance(error, Bad) else "This is not JSON."
-                wrong.append({"line": line, "reason": reason[:200]})
+            except Bad as bad:
+                wrong.append({"line": line, "reason": str(bad)[:200]})
+            except ValueError:
+                wrong.append({"line": line, "reason": "This is not JSON."})
+            except RecursionError:
+                wrong.append({"line": line, "reason": "This is nested too deep."})
         return rows, file.tell(), line, wrong
 
     def _save(self, note, **changes):
