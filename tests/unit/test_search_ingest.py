@@ -413,7 +413,7 @@ def test_two_processes_do_not_work_on_one_ingest(embedded, monkeypatch):
     go.set()
     assert ended(client, url)["documents"] == 100
     url = send(client, rows(100, "more"))
-    monkeypatch.setattr(engine.ingests, "_step", lambda note: time.sleep(0.01) or True)
+    monkeypatch.setattr(engine.ingests, "_step", lambda note: go.wait(0.01) or True)
     second.resume()
     wait_for(lambda: client.get(url).json["state"] == "running", what="the second ingest's start")
     assert puts == []
