@@ -63,6 +63,7 @@ lint: $(VENV)/ready-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ansible-playbook --syntax-check -i inventory/demo playbooks/*.yml >/dev/null
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint --offline -q
+	@tests/sanity.sh
 
 clean:
 	@rm -rf $(VENV) var .pytest_cache .ruff_cache *.egg-info

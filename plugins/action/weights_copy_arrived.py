@@ -19,7 +19,7 @@ class ActionModule(ActionBase):
         """Read what was registered, and compare."""
         super().run(tmp, task_vars)
         name = {"type": "str", "required": True}
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {"plan": {"type": "dict", "required": True}, "started": name, "watched": name, "hashed": name}
         )
         seen = {key: spark_report.per_host(task_vars, wish[key]) for key in ("started", "watched", "hashed")}

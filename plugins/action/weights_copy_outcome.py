@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Read what was registered, and tell."""
         super().run(tmp, task_vars)
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {
                 "name": {"type": "str", "required": True},
                 "verify": {"type": "str", "choices": ["size", "hash"], "default": "size"},

@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Read the looks, decide."""
         super().run(tmp, task_vars)
-        _, wish = self.validate_argument_spec(
+        _unused, wish = self.validate_argument_spec(
             {
                 "name": {"type": "str", "required": True},
                 "looked": {"type": "str", "required": True},

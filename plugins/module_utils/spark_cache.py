@@ -137,7 +137,7 @@ class Hub:
         entry |= {"shared": disk.shared, "folder": folder}
         busy = self.downloading(folder, partials)
         if chosen is None:
-            done = sum(size for _, size in partials.values())
+            done = sum(size for _unused, size in partials.values())
             there = "downloading" if busy else "partial"
             return entry | {
                 "state": there,
@@ -158,7 +158,7 @@ class Hub:
         """
         if partials is None:
             partials = self._blobs(at or os.path.join(self.path, folder), folder, Disk())[1]
-        for etag, (since, _) in partials.items():
+        for etag, (since, _unused) in partials.items():
             age = self.now - since
             try:
                 lock = os.stat(os.path.join(self.path, ".locks", folder, f"{etag}.lock")).st_ino

@@ -70,7 +70,7 @@ def place(hf_home: str, local: list[str], name: str) -> str:
     """A model's own folder on this Spark, there or not; links above it are followed, it is below a folder of ours."""
     if not name.startswith(("/", "~")):
         if not spark_model.REPO.fullmatch(name):
-            raise Trouble("bad_repo", f"“{name[:100]}” is neither a repo (org/name) nor an absolute path.")
+            raise Trouble("bad_repo", f"\u201c{name[:100]}\u201d is neither a repo (org/name) nor an absolute path.")
         return os.path.join(os.path.realpath(os.path.expanduser(hf_home)), "hub", spark_cache.folder_name(name))
     path = os.path.realpath(os.path.expanduser(name))
     homes = [os.path.realpath(os.path.expanduser(folder)) for folder in local]
@@ -153,7 +153,7 @@ def of_local(root: str, name: str) -> dict:
             links.append({"path": path, "to": inner})
         else:
             files[path] = file_row(root, path)
-    for folder, folders, _ in os.walk(root):
+    for folder, folders, _unused in os.walk(root):
         for inner in folders:
             if os.path.islink(os.path.join(folder, inner)):
                 raise Trouble("odd", f"{os.path.join(folder, inner)} is a link to a folder, which is not copied.")
@@ -356,7 +356,7 @@ def check_hashes(root: str, found: dict, staged: set[str]) -> None:
         digests = list(pool.map(digest, places, rows))
     wrong = [(row, path) for row, path, told in zip(rows, places, digests, strict=True)
              if told != (row["sha256"] or row["git"])]  # fmt: skip
-    for _, path in wrong:
+    for _unused, path in wrong:
         os.unlink(path)
     if wrong:
         raise Trouble(

@@ -59,7 +59,7 @@ class Download:
                 raise Trouble("docker", f"docker did not remove the container {self.container}.")
         spark_transfer.forget(self.state_dir, self.id)
         for path in glob.glob(os.path.join(glob.escape(self.folder), "blobs", "*.incomplete")):
-            etag, *middle, _ = os.path.basename(path).split(".")
+            etag, *middle, _unused = os.path.basename(path).split(".")
             # `<etag>.<8 hex>.incomplete` is one process's own and no later one takes it up; what older versions of
             # huggingface_hub call `<etag>.incomplete` they do.
             if middle and self.unlocked(etag):

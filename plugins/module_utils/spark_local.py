@@ -75,7 +75,7 @@ def _local(path: str, now: float) -> dict:
     notes = os.path.join(path, ".cache", "huggingface", "trees")
     trees = sorted(row.name for row in rows(notes) if row.name.endswith(".json"))
     tree = read_tree(os.path.join(notes, trees[0])) if len(trees) == 1 else {}
-    busy = any(now - since < FRESH for since, _ in partials.values())
+    busy = any(now - since < FRESH for since, _unused in partials.values())
     entry |= judge(Snapshot(path, files, tree, partials), busy)
     facts = spark_facts.facts(path, files)
     # Of a fine-tuned model this is what it was made from; only one that is called alike is the same.

@@ -170,8 +170,8 @@ class Delete:
     def _downloading(self, name: str) -> bool:
         if self.what.hub:
             return spark_cache.Hub(self.hf_home).downloading(self.what.name, at=os.path.join(self.what.home, name))
-        _, partials = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
-        return any(time.time() - changed < spark_model.FRESH for changed, _ in partials.values())
+        _unused, partials = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
+        return any(time.time() - changed < spark_model.FRESH for changed, _unused in partials.values())
 
     def _tally(self, top: str, links: set[str]) -> None:
         """Count what a folder takes, refuse it if this user may not delete it, collect its links into the store."""
@@ -229,7 +229,7 @@ class Delete:
         taken = linked_from([*places, *map(spark_model.expand, self.local)])
         self.payloads = {name: row for name, row in ids.items() if row[:2] not in taken}
         self.kept = sorted(ids.keys() - self.payloads.keys())
-        self.room += sum(size for _, _, size in self.payloads.values())
+        self.room += sum(size for _unused, _unused, size in self.payloads.values())
         for name in self.payloads:
             place = os.path.join(self.what.hub, spark_cache.STORE, name[:2])
             if not os.access(place, os.W_OK | os.X_OK):
@@ -315,7 +315,7 @@ class Delete:
     def _is_left(self, name: str) -> bool:
         """Whether a folder is what a delete or a copy of this model left when it was cut short."""
         if name == f"{STAGE}{self.what.name}":
-            files, _ = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
+            files, _unused = spark_local.walk(os.path.join(self.what.home, name), spark_model.Disk())
             youngest = max((seen.st_mtime for seen in files.values() if seen), default=0)
             if time.time() - youngest < spark_model.FRESH:
                 raise Refused("downloading", f"{self.what.title} is being copied to this Spark.")

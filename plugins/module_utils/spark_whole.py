@@ -59,7 +59,7 @@ class Snapshot:
     def begun(self) -> set[str]:
         """The files of which anything is there."""
         there = {name for name in (*self.files, *self.partials) if name in self.files or name in self.tree}
-        return there | {name for name, (_, etag) in self.tree.items() if etag in self.partials}
+        return there | {name for name, (_unused, etag) in self.tree.items() if etag in self.partials}
 
     def wanted(self, sets: list[set[str]]) -> list[set[str]]:
         """Of several sets of weights in a repo (safetensors, original, each GGUF) those that count.
@@ -87,7 +87,7 @@ class Snapshot:
         if self.tree and all(name in self.tree for name in needed):
             total = sum(self.tree[name][0] for name in needed | self.files.keys() if name in self.tree)
         done = sum(seen.st_size for name, seen in self.files.items() if seen and (self.tree or is_weights(name)))
-        return progress(done + sum(size for _, size in self.partials.values()), total)
+        return progress(done + sum(size for _unused, size in self.partials.values()), total)
 
     def state(self, missing: list[str], busy: bool) -> tuple[str, str]:
         """(state, reason) of one that is not complete."""
@@ -152,7 +152,7 @@ def sets_of_weights(snapshot: Snapshot) -> tuple[list[set[str]], int | None]:
     for name in (*snapshot.tree, *snapshot.files):
         if not is_weights(name):
             continue
-        folder, _, base = name.rpartition("/")
+        folder, _unused, base = name.rpartition("/")
         shard = _SHARD.fullmatch(base)
         if shard is None:
             stems.setdefault((name,), set()).add(name)

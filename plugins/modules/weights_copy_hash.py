@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: read on the source the SHA-256 of the files whose name does not tell it."""
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ description:
   - In the Hugging Face cache a file's name is the hash of its content; a local model's files are read here, so that
     M(spark.control.weights_copy_settle) can compare by hash.
 attributes:
-  check_mode: {support: partial, description: Nothing is read; no hash is told.}
+  check_mode:
+    support: partial
+    description: Nothing is read.
+    details: No hash is told.
   diff_mode: {support: none, description: It changes nothing.}
   idempotent: {support: full, description: It changes nothing.}
 options:
@@ -19,7 +25,7 @@ options:
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   local_dirs: {type: list, elements: path, default: [], description: The folders of local models.}
   manifest: {type: dict, required: true, description: What the model consists of.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: what this Spark has of a model that is to be copied, and which other Sparks it reaches."""
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ attributes:
   idempotent: {support: full, description: It changes nothing.}
 options:
   name: {type: str, required: true, description: "A Hub repo, C(org/name), or the absolute path of a local model."}
-  revision: {type: str, description: Of a repo the branch, tag or commit; the main branch without it.}
+  revision: {type: str, description: "Of a repo the branch, tag or commit; the main branch without it."}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   local_dirs: {type: list, elements: path, default: [], description: The folders of local models.}
   key: {type: str, default: ~/.ssh/id_ed25519, description: The key with which a Spark reaches the others.}
@@ -25,7 +28,7 @@ options:
     elements: dict
     default: []
     description: The other Sparks, each with C(host), C(address) and perhaps C(user); the action plugin sets it.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

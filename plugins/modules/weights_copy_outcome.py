@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_copy_outcome."""
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ options:
   settled: {type: str, description: The name of every host's registered M(spark.control.weights_copy_settle).}
   stopped: {type: str, description: The name of every host's registered M(spark.control.weights_copy_stop).}
   operation: {type: str, default: copy_weights, description: The result's operation.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_copy_plan."""
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ options:
   source: {type: str, description: The Spark to copy from; one that has it whole without it.}
   to: {type: list, elements: str, default: [], description: The Sparks to copy to; all others without it.}
   verify: {type: str, choices: [size, hash], default: size, description: How what arrived is compared.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: verify at the far end what a copy of a model brought, and put it in its place."""
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ attributes:
   idempotent: {support: full, description: A model that is whole is left.}
 options:
   name: {type: str, required: true, description: "A Hub repo, C(org/name), or the absolute path of a local model."}
-  revision: {type: str, description: Of a repo the branch, tag or commit; the main branch without it.}
+  revision: {type: str, description: "Of a repo the branch, tag or commit; the main branch without it."}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   local_dirs: {type: list, elements: path, default: [], description: The folders of local models.}
   manifest: {type: dict, required: true, description: What the model consists of.}
   verify: {type: str, choices: [size, hash], default: size, description: How what arrived is compared.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

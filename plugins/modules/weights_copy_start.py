@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: start rsync for each copy of a model that this Spark is to make; it outlives SSH."""
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ options:
     elements: dict
     required: true
     description: What M(spark.control.weights_copy_plan) planned for this Spark to run.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

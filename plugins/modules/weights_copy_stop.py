@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: stop the copies of a model that this Spark makes."""
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ options:
   name: {type: str, required: true, description: "A Hub repo, C(org/name), or the absolute path of a local model."}
   state_dir: {type: path, required: true, description: Where the records and logs of copies are.}
   hosts: {type: list, elements: str, required: true, description: The Sparks that copies may go to or come to.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: watch the copies of a model that this Spark makes, one bounded stretch."""
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ options:
     required: true
     description: What M(spark.control.weights_copy_plan) planned for this Spark to run.
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

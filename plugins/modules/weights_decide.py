@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_decide."""
 
 from __future__ import annotations
@@ -20,7 +23,11 @@ options:
   hosts: {type: list, elements: str, required: true, description: The Sparks to delete it from.}
   sparks: {type: list, elements: str, required: true, description: All Sparks.}
   head: {type: str, required: true, description: The head Spark.}
-  recipes: {type: list, elements: dict, default: [], description: What M(recipe_plan) read without a model.}
+  recipes:
+    type: list
+    elements: dict
+    default: []
+    description: What M(spark.control.recipe_plan) read without a model.
   recipe_dirs:
     type: list
     elements: str
@@ -31,7 +38,7 @@ options:
     type: str
     required: true
     description: The name of every host's registered M(spark.control.weights_delete) in check mode.
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

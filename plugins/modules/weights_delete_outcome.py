@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_delete_outcome."""
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ options:
     required: true
     description: The name of every host's registered M(spark.control.weights_delete).
   card_removed: {type: bool, default: false, description: Whether the inferred recipe was removed.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

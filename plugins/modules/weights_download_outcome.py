@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plugin weights_download_outcome."""
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ options:
   copied: {type: dict, default: {}, description: The result of a copy to other Sparks.}
   copy_stopped: {type: str, description: The name of every host's registered M(spark.control.weights_copy_stop).}
   operation: {type: str, default: download_weights, description: The result's operation.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

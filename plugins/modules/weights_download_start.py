@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: see what is missing of a model and start its download, in a container that outlives SSH."""
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ options:
     description:
       - A file on the controller, of mode 0600, that holds the token. Without one, the Spark's own C(HF_HOME/token).
   token: {type: str, description: The token itself; the action plugin sets it.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

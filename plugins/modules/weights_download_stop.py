@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: stop the download of a model."""
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ options:
   revision: {type: str, default: main, description: "A branch, tag or commit."}
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   state_dir: {type: path, required: true, description: "Where the record is and, while it is needed, the token."}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# Copyright: (c) 2026, Spark Control
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: watch the download of a model, one bounded stretch."""
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ options:
   hf_home: {type: path, required: true, description: The Hugging Face cache folder.}
   state_dir: {type: path, required: true, description: "Where the record is and, while it is needed, the token."}
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
-author: [Spark Control]
+author: [Spark Control (!UNKNOWN)]
 """
 
 EXAMPLES = r"""

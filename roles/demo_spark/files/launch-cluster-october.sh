@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # The launcher of a simulated Spark, in its October 2026 shape: September's, and --setup, --head-port, -j, --apply-vllm-pr
 # and more. Solo is 127.0.0.1; images are compared by content; rings are checked; a launch that fails in part is stopped.
 

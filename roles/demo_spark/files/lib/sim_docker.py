@@ -232,7 +232,7 @@ def stop(host, name, grace):
     if host.fault("rm-refuses") is not None:
         return
     if grace is None:
-        options, _ = flags("run", container.facts["args"], RUN_VALUES, RUN_SWITCHES)
+        options, _unused = flags("run", container.facts["args"], RUN_VALUES, RUN_SWITCHES)
         grace = (values(options, "--stop-timeout") or [10])[-1]
     if container.running:
         with contextlib.suppress(ProcessLookupError):
