@@ -188,7 +188,14 @@ def test_a_delete_that_was_cut_short_is_finished_by_the_next(cluster):
 def test_the_module_is_one_program_without_the_project(cluster, tmp_path):
     """What is copied to a Spark needs nothing but Python."""
     model(tmp_path, "org/a")
-    command = [Path(sys.executable).parent / "ansible", "spark1", "-m", "spark.control.weights_scan", "-a", f"hf_home={tmp_path}"]
+    command = [
+        Path(sys.executable).parent / "ansible",
+        "spark1",
+        "-m",
+        "spark.control.weights_scan",
+        "-a",
+        f"hf_home={tmp_path}",
+    ]
     from tests.conftest import PROJECT
 
     done = subprocess.run(command, env=cluster.environment, cwd=PROJECT, capture_output=True, text=True, timeout=60)

@@ -235,8 +235,14 @@ def test_a_copy_outlives_ssh_and_a_cancel_ends_it_at_both_ends(cluster, monkeypa
     slow_rsync(cluster, 100)  # it is still under way when a slow machine has come to the second run
     run = cluster.start("copy_weights", repo=REAL, weights_hold_seconds=0.5)
     patiently(lambda: staged(cluster), "the first of it")
-    cluster.lab.close_connections()
-    cluster.lab.root("spark1", "pkill", "-KILL", "-f", "sshd: spark", check=False)
+
+    def cut_off() -> bool:
+        """Whether the run has ended; a connection that is cut between two looks is only made again."""
+        cluster.lab.close_connections()
+        cluster.lab.root("spark1", "pkill", "-KILL", "-f", "sshd: spark", check=False)
+        return run.poll() is not None
+
+    patiently(cut_off, "the end of the run without its connection")
     cut = cluster.finish(run)
     assert cut.result["reason"] == "unreachable", cut.output
     assert "The copy goes on there; run it again to see how far it is." in cut.result["message"]
