@@ -84,6 +84,11 @@ def rows(top: bytes) -> list[dict]:
     return [{"pid": int(row[0]), "args": row[1] if len(row) > 1 else ""} for row in found if row]
 
 
+def running() -> list[str]:
+    """The names of the containers that run."""
+    return docker("ps", "--format", "{{.Names}}").stdout.decode(errors="replace").split()
+
+
 # What keeps a container open without serving anything: launch-cluster.sh's PID 1 (with --earlyoom a shell until that is
 # installed), and a shell around the server.
 _IDLE = re.compile(

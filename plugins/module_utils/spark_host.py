@@ -37,6 +37,17 @@ def gpu_memory_by_pid() -> dict[int, int]:
     return {int(pid): int(size) << 20 for pid, size in used.items() if pid is not None and size is not None}
 
 
+def program(pid: int) -> str:
+    """What a process runs, for a person: the first words of its command line; empty where it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).rstrip(b"\0").decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    shown = " ".join([os.path.basename(words[0]), *words[1:3]])
+    return "".join(c if c.isprintable() else "?" for c in shown)[:60].strip()
+
+
 def disk(path: str) -> dict | None:
     """Bytes on the file system that holds PATH (or its nearest parent that exists): {path, total, free}."""
     place = os.path.expanduser(path)

@@ -42,8 +42,9 @@ class Launcher:
     detached: ClassVar[bool]
     # It compares the nodes' images by content rather than by id.
     by_content: ClassVar[bool] = False
-    # It reads `.env` beside itself.
+    # It reads `.env` beside itself, and takes LOCAL_IP from it for a launch on one node too.
     settings: ClassVar[bool] = True
+    heeds_local_ip_alone: ClassVar[bool] = True
 
     def call(
         self,
@@ -52,18 +53,19 @@ class Launcher:
         docker_args: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
         script_path: str = "@script@",
+        ring: Iterable[str] = (),
     ) -> LauncherCall:
         """How to call it for a plan, which is what `recipe_plan` returns.
 
         container: default is the plan's. docker_args: words for `docker run`, such as ["--label",
         "spark-control.digest=sha256:…"]. environment: the process's own, whose VLLM_SPARK_EXTRA_DOCKER_ARGS is kept.
-        script_path: where the caller writes the script. Mods are paths relative to the launcher's folder: call it from
-        there. Raises CannotCarry.
+        script_path: where the caller writes the script. ring: as `look` told it. Mods are paths relative to the
+        launcher's folder: call it from there. Raises CannotCarry.
         """
         container = container or plan["container"]
         _must(CONTAINER, container, "container name")
         _must(IMAGE, plan["image"], "image")
-        nodes = [node["address"] for node in plan["nodes"]]
+        nodes = in_ring_order([node["address"] for node in plan["nodes"]], list(ring))
         for address in nodes:
             _must(ADDRESS, address, "node address")
         argv = ["-t", plan["image"], "--name", container, *self.where(nodes, plan["mode"] == "cluster")]
@@ -147,9 +149,19 @@ class October(September):
 
     shape = "october"
     by_content = True
+    heeds_local_ip_alone = False  # there it is always 127.0.0.1
 
 
 SHAPES = {kind.shape: kind() for kind in (January, September, October)}
+
+
+def in_ring_order(nodes: list[str], ring: list[str]) -> list[str]:
+    """The addresses in the order of their cables, the head still first; those that the ring does not name come last."""
+    if nodes[0] not in ring:
+        return nodes
+    turn = ring.index(nodes[0])
+    order = ring[turn:] + ring[:turn]
+    return sorted(nodes, key=lambda node: order.index(node) if node in order else len(order))
 
 
 def shape_of(found: Mapping | None) -> Launcher:
@@ -161,14 +173,16 @@ def shape_of(found: Mapping | None) -> Launcher:
 
 
 def look(folder: str) -> dict:
-    """Which launch-cluster.sh stands in FOLDER: {path, present, shape, dot_env}; shape is None where there is none.
+    """Which launch-cluster.sh stands in FOLDER: {path, present, shape, checks, dot_env}; shape is None without one.
 
-    It is told by what its --help offers (it exits 1 after printing it). `dot_env`: what its own settings say that
-    stands in a launch's way, {container: a name that wins over --name, or None, spaced: the variables for the
+    It is told by what its --help offers (it exits 1 after printing it); `checks`: whether that has --check-config.
+    `dot_env`: what its own settings say that may stand in a launch's way, {broken: why the launcher would not read
+    them, or None, container: a name that wins over --name, or None, local_ip: the head's address, or None, ring: the
+    nodes' addresses in the order of their cables where CLUSTER_LINKS tells these, spaced: the variables for the
     container whose value has a space, at which the launcher splits it}.
     """
     path = os.path.join(os.path.expanduser(folder), "launch-cluster.sh")
-    found = {"path": path, "present": False, "shape": None, "dot_env": {"container": None, "spaced": []}}
+    found = {"path": path, "present": False, "shape": None, "checks": False, "dot_env": _settings("")}
     try:
         done = subprocess.run([path, "--help"], capture_output=True, stdin=subprocess.DEVNULL, timeout=15, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -180,8 +194,9 @@ def look(folder: str) -> dict:
     if "--launch-script" in offers:
         kind = October if b"matching image content" in _start(path) else September
     if kind.settings:
-        found["dot_env"] = _dot_env(os.path.join(os.path.dirname(path), ".env"))
-    return found | {"present": True, "shape": kind.shape}
+        text = _start(os.path.join(os.path.dirname(path), ".env")).decode(errors="replace")
+        found["dot_env"] = _settings(text)
+    return found | {"present": True, "shape": kind.shape, "checks": "--check-config" in offers}
 
 
 def _variables(plan: Mapping) -> list[str]:
@@ -227,17 +242,28 @@ def _must(pattern: re.Pattern, value: object, what: str) -> None:
         raise CannotCarry(f"{what} {value!r} is not one that the launcher can carry")
 
 
-def _dot_env(path: str) -> dict:
-    told = {}
-    for line in _start(path).decode(errors="replace").splitlines():
+def _settings(text: str) -> dict:
+    """What `look` tells of a .env, by the launcher's own rules: KEY=value a line, no key twice."""
+    told, broken = {}, None
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
         key, equals, value = line.partition("=")
-        if equals and not key.lstrip().startswith("#"):
-            value = value.strip()
+        key, value = key.strip(), value.strip()
+        if not equals:
+            broken = broken or f"line {number} has no equals sign"
+        elif not ENV_NAME.fullmatch(key):
+            broken = broken or f"line {number} begins with what is no name"
+        elif key in told:
+            broken = broken or f"line {number} sets {key} a second time"
+        else:
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-            told[key.strip()] = value[1:-1] if quoted else value
-    name = told.pop("CONTAINER_NAME", None)
+            told[key] = value[1:-1] if quoted else value
+    name, address = told.pop("CONTAINER_NAME", None), told.get("LOCAL_IP")
+    ring = re.split(r"[,\s]+", told.get("CLUSTER_NODES", "").strip(", ")) if told.get("CLUSTER_LINKS") else []
     spaced = [key for key, value in told.items() if key.startswith("CONTAINER_") and re.search(r"\s", value)]
-    return {"container": name or None, "spaced": spaced}
+    return {"broken": broken, "container": name or None, "local_ip": address or None, "ring": ring, "spaced": spaced}
 
 
 def _start(path: str) -> bytes:

@@ -214,6 +214,19 @@ def last_lines(log: bytes | str, count: int = 30) -> list[str]:
     return [line[:500] for line in clean if line and not re.search(r'"(GET|POST) /\S* HTTP/1\.\d" 200', line)][-count:]
 
 
+_TROUBLE = re.compile(r"\b(error|failed|denied|refused|no such|cannot|could not|unable|not found|invalid)\b", re.I)
+
+
+def last_words(log: bytes | str) -> str:
+    """What a program said at its end, for a sentence: its last two complaints, else its last line."""
+    lines = [" ".join(line.split()) for line in last_lines(log)]
+    complaints = [number for number, line in enumerate(lines) if _TROUBLE.search(line)]
+    if not complaints:
+        return lines[-1].rstrip(".") if lines else "it did not say why"
+    chosen = [lines[number] for number in complaints[-2:]]
+    return "; ".join(dict.fromkeys(line.rstrip(".") for line in chosen))[:600]
+
+
 # What gloo and NCCL say on the head when another node's part is gone. The head falls too, maybe before that is seen.
 _LOST = re.compile(r"connection (was )?(closed|reset) by (remote )?peer|ncclRemoteError|remote process exited", re.I)
 

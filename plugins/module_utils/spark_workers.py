@@ -16,7 +16,9 @@ class Workers:
     """Looks at every worker's container side by side and never waits for an answer."""
 
     def __init__(self, nodes: list[dict], container: str):
-        self.rows = [{"node": node, "ask": None, "next": 0.0, "misses": 0, "alive": False} for node in nodes]
+        self.rows = [
+            {"node": node, "ask": None, "next": 0.0, "misses": 0, "alive": False, "there": False} for node in nodes
+        ]
         self.container = container
 
     def trouble(self, grace_over: bool) -> dict | None:
@@ -29,8 +31,12 @@ class Workers:
             if answer is None:
                 continue
             found = rows(answer[1])
+            row["there"] = row["there"] or answer[0] == 0
             alive = bool(working(found)) or ray_node(found)
             if not alive and (row["alive"] or grace_over):
+                if not row["alive"] and not row["there"]:
+                    # Nothing ended that never was: the launcher's words tell why.
+                    return {"code": "launch_failed", "message": f"Its container did not start on {host}."}
                 what = f"Its container on {host} ended" if answer[0] else f"Its part on {host} stopped by itself"
                 return {"code": "crashed", "message": f"{what} while it loaded."}
             row["alive"] = alive

@@ -41,6 +41,7 @@ options:
     default: []
     description: Folders of local or fine-tuned models.
   scan: {type: bool, default: false, description: Whether to look at all models on the disks.}
+  plan: {type: dict, description: "On the head, what is about to be launched; the launcher is asked what it says."}
 author: [Spark Control (!UNKNOWN)]
 """
 
@@ -62,29 +63,34 @@ spark:
   returned: always
   type: dict
   sample:
-    memory: {total: 130596470784, available: 92341796864, model: 33285996544}
+    memory: {total: 130596470784, available: 92341796864, model: 33285996544,
+             others: [{name: the container comfyui, bytes: 65498251264}]}
     gpu: {name: NVIDIA GB10, utilization: 3.0, temperature: 54.0, power: 21.4}
     disk: {path: ~/.cache/huggingface, total: 3936818380800, free: 1536818380800}
     docker: {ok: true, error: null}
     session: {user: spark, linger: true, remove_ipc: true}
+    rehearsal: {plan: [[head_kept_out, "spark1 does not get in to spark2 over SSH, …"]], serving: []}
     images: {vllm-node: "sha256:4bcff63911fc"}
     image_contents: {vllm-node: "sha256:90c1f2a1e04d"}
-    launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, shape: october,
-               dot_env: {container: null, spaced: []}}
+    launcher: {path: /home/spark/spark-vllm-docker/launch-cluster.sh, present: true, shape: october, checks: true,
+               dot_env: {broken: null, container: null, local_ip: null, ring: [],
+                         spaced: []}}
     container: {id: 8f2c, name: vllm_node, running: true, image: vllm-node, image_id: "sha256:4bcff63911fc",
                 started_at: 1795000000.0, labels: {spark-control.model: qwen3.6-35b-a3b}, serving_process: true,
                 ray: false}
     vllm: {models: [Qwen/Qwen3.6-35B-A3B-FP8], in_flight: 0}
     record: {plan: {model: qwen3.6-35b-a3b}, job: 20261122-080000-ab12, launched: 1795000000.0, since: 1795000090.0}
-    lease: {id: 20261122-080000-ab12, holder: swap, purpose: swap to gemma, seconds_left: 84.2}
+    lease: {id: 20261122-080000-ab12, holder: swap, purpose: swap to gemma, seconds_left: 84.2, seconds_held: 35.8}
     measured: {launches: {"sha256:1f": {estimate: 91268055040, measured: 93415538688, at: 1795000090.0}}, models: {}}
     weights: {Qwen/Qwen3.6-35B-A3B-FP8: {state: complete, weights_bytes: 37000000000, reason: ""}}
     scan: null
     clock: 1795000100.0
 """
 
+import contextlib
+import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spark.control.plugins.module_utils import (
@@ -92,10 +98,13 @@ from ansible_collections.spark.control.plugins.module_utils import (
     spark_docker,
     spark_host,
     spark_launcher,
+    spark_rehearsal,
 )
 from ansible_collections.spark.control.plugins.module_utils.spark_lease import read as read_lease
 from ansible_collections.spark.control.plugins.module_utils.spark_measured import read_measured
 from ansible_collections.spark.control.plugins.module_utils.spark_serving import Vllm, read_record
+
+LEAST_TOLD = 256 << 20  # bytes; every desktop holds a little
 
 
 def look(wanted: dict) -> dict:
@@ -106,17 +115,20 @@ def look(wanted: dict) -> dict:
         session = pool.submit(spark_host.session)
         by_pid = pool.submit(spark_host.gpu_memory_by_pid)
         launcher = pool.submit(spark_launcher.look, wanted["launcher_dir"])
+        rehearsal = pool.submit(rehearse, wanted, launcher)
         vllm = pool.submit(look_at_vllm, wanted["address"], wanted["port"])
         weights = pool.submit(look_at_disks, wanted)
         seen = docker.result()
         pids = seen.pop("pids")
         held = sum(size for pid, size in by_pid.result().items() if pid in pids)
+        others = strangers({pid: size for pid, size in by_pid.result().items() if pid not in pids}, wanted["container"])
         return seen | {
-            "memory": spark_host.memory(wanted["meminfo"]) | {"model": held},
+            "memory": spark_host.memory(wanted["meminfo"]) | {"model": held, "others": others},
             "gpu": gpu.result(),
             "disk": spark_host.disk(wanted["hf_home"]),
             "launcher": launcher.result(),
             "session": session.result(),
+            "rehearsal": rehearsal.result(),
             "vllm": vllm.result(),
             "record": read_record(wanted["state_dir"]),
             "lease": read_lease(wanted["state_dir"]),
@@ -124,6 +136,40 @@ def look(wanted: dict) -> dict:
             **weights.result(),
             "clock": time.time(),
         }
+
+
+def strangers(by_pid: dict[int, int], ours: str) -> list[dict]:
+    """Who else holds the GPU's memory, the most first: [{name, bytes}]; a container by its name, else the program."""
+    if sum(by_pid.values()) < LEAST_TOLD:
+        return []
+    owners = {}
+    with contextlib.suppress(spark_docker.DockerError):
+        for name in spark_docker.running():
+            if name != ours:
+                owners |= {row["pid"]: f"the container {name}" for row in spark_docker.processes(name)}
+    held: dict[str, int] = {}
+    for pid, size in by_pid.items():
+        name = owners.get(pid) or f"{spark_host.program(pid) or 'a process'} (pid {pid})"
+        held[name] = held.get(name, 0) + size
+    told = [{"name": name, "bytes": size} for name, size in held.items() if size >= LEAST_TOLD]
+    return sorted(told, key=lambda row: -row["bytes"])[:5]
+
+
+def rehearse(wanted: dict, launcher: Future) -> dict:
+    """What the launcher would say to the plan, and to what serves, should that have to be put back: lists of troubles.
+
+    Each is null where it was not asked.
+    """
+    plan, serving = wanted["plan"], (read_record(wanted["state_dir"]) or {}).get("plan")
+    if not plan:
+        return {"plan": None, "serving": None}
+
+    def ask(one: dict) -> list[list[str]]:
+        return [list(row) for row in spark_rehearsal.rehearse(launcher.result(), one, wanted["container"], os.environ)]
+
+    told = ask(plan)
+    same = not serving or serving["digest"] == plan["digest"]
+    return {"plan": told, "serving": None if same else ask(serving)}
 
 
 def look_at_disks(wanted: dict) -> dict:
@@ -180,6 +226,7 @@ def main() -> None:
             "repos": {"type": "list", "elements": "dict", "default": [], "options": repo},
             "local_model_dirs": {"type": "list", "elements": "path", "default": []},
             "scan": {"type": "bool", "default": False},
+            "plan": {"type": "dict"},
         },
         supports_check_mode=True,
     )

@@ -66,6 +66,7 @@ from ansible_collections.spark.control.plugins.module_utils import spark_docker
 from ansible_collections.spark.control.plugins.module_utils.spark_launcher import CannotCarry, LauncherCall, shape_of
 from ansible_collections.spark.control.plugins.module_utils.spark_serving import (
     last_lines,
+    last_words,
     launch_log,
     read_end,
     save_text,
@@ -117,7 +118,8 @@ def launch(wish: dict, call: LauncherCall, log: str) -> None:
         raise
     there = spark_docker.container(wish["container"])
     if not there or there["labels"].get(spark_docker.LABEL_DIGEST) != plan["digest"]:
-        raise LaunchFailed("the launcher ended without bringing up the container")
+        said = last_words(read_end(log))
+        raise LaunchFailed(f"the launcher ended without bringing up the container {wish['container']}: {said}")
 
 
 def wait_for_launcher(wish: dict, call: LauncherCall, process: subprocess.Popen) -> None:
@@ -137,7 +139,8 @@ def wait_for_launcher(wish: dict, call: LauncherCall, process: subprocess.Popen)
     finally:
         workers.close()
     if process.returncode:
-        raise LaunchFailed(f"the launcher gave up (exit code {process.returncode})")
+        said = last_words(read_end(launch_log(wish["state_dir"], wish["plan"]["model"])))
+        raise LaunchFailed(f"the launcher gave up: {said}")
 
 
 def script_path(wish: dict) -> str:
@@ -196,6 +199,7 @@ def main() -> None:
             docker_args=[word for label in labels for word in ("--label", label)],
             environment=os.environ,
             script_path=script_path(wish),
+            ring=wish["launcher"]["dot_env"]["ring"],
         )
         command = [wish["launcher"]["path"], *call.argv]
         if not module.check_mode:

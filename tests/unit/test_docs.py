@@ -35,6 +35,7 @@ INTERNAL = {
     "spark_images",
     "spark_repos",
     "spark_scan",
+    "spark_plan",
     "spark_result_fails",
     "ansible_host",
     "recipe_dirs",  # its default is several folders, which the inventory says in words

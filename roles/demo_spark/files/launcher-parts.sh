@@ -203,12 +203,15 @@ parse() {
 }
 
 read_dot_env() {
-  local key value
+  local line key value
   [[ -f $config ]] || return 0
   echo "Loading configuration from .env file..."
-  while IFS='=' read -r key value || [[ -n $key ]]; do
-    [[ -z ${key// /} || $key == \#* ]] && continue
-    [[ $key =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || fail "Invalid .env file syntax. Aborting."
+  while read -r line || [[ -n $line ]]; do
+    [[ -z $line || $line == \#* ]] && continue
+    read -r key <<<"${line%%=*}"
+    read -r value <<<"${line#*=}"
+    [[ $line == *=* && $key =~ ^[A-Za-z_][A-Za-z0-9_]*$ && -z ${dot_env[$key]+set} ]] ||
+      fail "Invalid .env file syntax. Aborting."
     value=${value#[\"\']}
     dot_env[$key]=${value%[\"\']}
   done <"$config"
