@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.spark.control.plugins.module_utils import spark_menu, spark_report
+from ansible_collections.spark.control.plugins.module_utils import spark_menu, spark_report, spark_run
 
 
 class ActionModule(ActionBase):
@@ -39,6 +39,7 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
     """The result of probe.yml: see RETURN in plugins/modules/spark_report.py."""
     sparks = [row(host, addresses.get(host, host), answer) for host, answer in seen.items()]
     now = spark_report.serving(head, seen)
+    lease = (spark_report.spark(seen.get(head, {})) or {}).get("lease")
     told = {key: value for key, value in now.items() if key != "plan"} if now else None
     silent = [f"{spark['error']}." for spark in sparks if not spark["reachable"]]
     fitting = {recipe["name"]: fits(recipe, seen) for recipe in recipes}
@@ -52,7 +53,7 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
         "head": head,
         "sparks": sparks,
         "serving": told,
-        "lease": (spark_report.spark(seen.get(head, {})) or {}).get("lease"),
+        "lease": None if lease and spark_run.is_over(lease["id"]) else lease,
         "recipes": [
             {key: value for key, value in recipe.items() if key != "placement"} | {"fits": fitting[recipe["name"]]}
             for recipe in recipes

@@ -5,7 +5,6 @@ An action plugin, because it reads nothing but its arguments and the controller 
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
@@ -14,6 +13,7 @@ from ansible_collections.spark.control.plugins.module_utils import (
     spark_lease,
     spark_measured,
     spark_report,
+    spark_run,
 )
 
 
@@ -32,16 +32,20 @@ class ActionModule(ActionBase):
                 "seen": {"type": "str", "required": True},
                 "head": {"type": "str", "required": True},
                 "lease": {"type": "str"},
+                "holder": {"type": "str"},
                 "supersedes": {"type": "list", "elements": "str", "default": []},
                 "force": {"type": "bool", "default": False},
             }
         )
-        wish["lease"] = wish["lease"] or str(uuid.uuid4())
+        wish["lease"] = wish["lease"] or spark_run.run_id()
+        wish["holder"] = wish["holder"] or spark_run.caller()
         wish["seen"] = spark_report.per_host(task_vars, wish["seen"])
         return {"changed": False, "decision": decide(**wish)}
 
 
-def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: list[str], force: bool) -> dict:
+def decide(
+    plan: dict | None, seen: dict, head: str, lease: str, holder: str, supersedes: list[str], force: bool
+) -> dict:
     """What has to change: see RETURN in plugins/modules/vllm_decide.py. Without a plan, everything is to stop."""
     sparks = {host: spark_report.spark(answer) for host, answer in seen.items()}
     now = spark_report.serving(head, seen)
@@ -50,8 +54,14 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
     problems = unreachable(seen, {head, *nodes, *(now["nodes"] if now else [])})
     problems += unwell(plan, sparks, nodes, head) if plan else dockerless(sparks, list(sparks))
     rows = spark_report.arithmetic(plan, seen) if plan else []
-    problems += [problem(row["host"], "memory", row["message"]) for row in rows if not row["ok"]]
+    problems += [
+        problem(row["host"], "memory", row["message"] + holders_of(sparks[row["host"]]))
+        for row in rows
+        if not row["ok"]
+    ]
     held = (sparks.get(head) or {}).get("lease")
+    if held and spark_run.is_over(held["id"]):
+        supersedes = [*supersedes, held["id"]]
     if not spark_lease.yields(held, lease, supersedes=supersedes, force=force):
         problems.append(problem(head, "leased", spark_lease.describe(held)))
     same = bool(plan and now and now["ready"] and is_up(plan, now, sparks, holders))
@@ -62,7 +72,7 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
         "unchanged": not problems and not changes,
         "reason": problems[0]["code"] if problems else None,
         "problems": problems,
-        "warnings": warnings(seen, sparks, now, problems) + unverified(rows),
+        "warnings": warnings(seen, sparks, head, now, problems) + unverified(rows),
         "arithmetic": rows,
         "previous": now,
         "stops": [{"model": now["model"], "title": now["title"], "hosts": holders, "in_flight": in_flight}]
@@ -75,9 +85,19 @@ def decide(plan: dict | None, seen: dict, head: str, lease: str, supersedes: lis
         "needs": {row["host"]: row["needs"] for row in rows},
         "previous_needs": needs_again(now, sparks),
         "lease_id": lease,
+        "holder": holder,
+        "supersedes": supersedes,
+        "run_holds": bool(held and spark_lease.is_run(held)),
+        "left_over": bool(held and held["id"] in supersedes),
         "lease": held,
         "launcher": (sparks.get(head) or {}).get("launcher"),
     }
+
+
+def holders_of(found: dict) -> str:
+    """Who else holds the GPU's memory, as a sentence to go on with; empty where nobody does."""
+    others = [f"{row['name']} holds {spark_report.gb(row['bytes'])}" for row in found["memory"].get("others") or []]
+    return f" There, {spark_report.join(others)}." if others else ""
 
 
 def needs_again(now: dict | None, sparks: dict) -> dict:
@@ -106,11 +126,11 @@ def is_up(plan: dict, now: dict, sparks: dict, holders: list[str]) -> bool:
 
 def unreachable(seen: dict, wanted: set[str]) -> list[dict]:
     """A problem for each Spark that is needed and did not answer, or was not asked."""
-    left_out = {"unreachable": True, "msg": "it was left out of this run"}
+    answers = {host: seen.get(host, spark_report.LEFT_OUT) for host in sorted(wanted)}
     return [
-        problem(host, "unreachable", spark_report.fault(host, seen.get(host, left_out)))
-        for host in sorted(wanted)
-        if spark_report.spark(seen.get(host, left_out)) is None
+        problem(host, "unreachable", spark_report.fault(host, answer))
+        for host, answer in answers.items()
+        if spark_report.spark(answer) is None
     ]
 
 
@@ -144,7 +164,9 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     if len({identity for identity in ids.values() if identity}) > 1:
         text = f"The image {plan['image']} is not the same on {spark_report.join(list(ids))}; copy it to all of them."
         found.append(problem(head, "image_missing", text))
-    return found + [problem(head, *trouble) for trouble in launcher_trouble(launcher, plan.get("container"), head)]
+    found += [problem(head, *trouble) for trouble in launcher_trouble(launcher, plan.get("container"), head)]
+    rehearsed = ((sparks.get(head) or {}).get("rehearsal") or {}).get("plan")
+    return found + [problem(head, *trouble) for trouble in rehearsed or []]
 
 
 def launcher_trouble(launcher: dict, container: str | None, head: str) -> list[tuple[str, str]]:
@@ -164,13 +186,15 @@ def launcher_trouble(launcher: dict, container: str | None, head: str) -> list[t
     return found
 
 
-def warnings(seen: dict, sparks: dict, now: dict | None, problems: list[dict]) -> list[str]:
+def warnings(seen: dict, sparks: dict, head: str, now: dict | None, problems: list[dict]) -> list[str]:
     """What a person should know although it stops nothing."""
     named = {row["host"] for row in problems}
     said = [spark_report.fault(host, answer) for host, answer in seen.items() if not sparks[host] and host not in named]
     said += [row["message"] for row in dockerless(sparks, list(sparks)) if row["host"] not in named]
     ending = {host: spark_report.short_lived(found) for host, found in sparks.items() if found}
     said += [f"{host} {warning}" for host, warning in ending.items() if warning]
+    for _code, message in ((sparks.get(head) or {}).get("rehearsal") or {}).get("serving") or []:
+        said.append(f"{now['title'] if now else 'What serves'} could not be put back if the swap failed: {message}")
     if now and now["plan"] is None:
         said.append(f"{now['title']} was not started from here; if the swap fails it cannot be put back.")
     return said

@@ -87,7 +87,8 @@ class Outcome:
         if self.decision["problems"]:
             return {"message": self.refusal(" ".join(sentence(row["message"]) for row in self.decision["problems"]))}
         if self.decision["unchanged"]:
-            return {"ok": True, "outcome": "unchanged", "message": self.unchanged()}
+            left_over = self.decision["left_over"]
+            return {"ok": True, "changed": left_over, "outcome": "unchanged", "message": self.unchanged()}
         leased = self.said["leased"]
         if leased.get("failed"):
             return {"reason": leased.get("reason") or "lease", "message": self.refusal(leased.get("msg", ""))}
@@ -103,9 +104,10 @@ class Outcome:
 
     def unchanged(self) -> str:
         """Why there was nothing to do."""
+        freed = " What an ended job had left reserved is free again." if self.decision["left_over"] else ""
         if self.operation == "stop_model":
-            return "No model was running; there was nothing to stop."
-        return f"{self.title} serves already, exactly as its recipe says; there was nothing to change."
+            return f"No model was running; there was nothing to stop.{freed}"
+        return f"{self.title} serves already, exactly as its recipe says; there was nothing to change.{freed}"
 
     def preview(self) -> str:
         """What a real run would do."""

@@ -113,7 +113,7 @@ def refusals(wish: Wish, hosts: list[str], seen: dict, looked: dict) -> list[dic
 def silent(answer: dict | None) -> dict:
     """Why a Spark's disk was not looked at: its first look failed, or it was not asked."""
     failed = answer and (answer.get("failed") or answer.get("unreachable"))
-    return answer if failed else {"unreachable": True, "msg": "it was left out of this run"}
+    return answer if failed else spark_report.LEFT_OUT
 
 
 def refusal(host: str, answer: dict) -> list[dict]:

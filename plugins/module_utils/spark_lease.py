@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from .spark_write import write_json
 
+# How the purpose of a run's own lease begins (roles/vllm/tasks).
+RUNS = ("swap to ", "stop of ")
 FIELDS = ("id", "holder", "purpose", "taken", "expires", "token_hash")
 
 
@@ -23,9 +25,19 @@ class Leased(Exception):
 
 
 def describe(lease: dict) -> str:
-    """One sentence for a person: who has reserved the GPUs, what for, for how long."""
-    purpose = f" for {lease['purpose']}" if lease.get("purpose") else ""
-    return f"The GPUs are reserved by {lease['holder']}{purpose}, for another {duration(lease['seconds_left'])}."
+    """For a person: who has reserved the GPUs, what for, for how long; of a run also since when, and how to go on."""
+    purpose = str(lease.get("purpose") or "")
+    said = f"The GPUs are reserved by {lease['holder']}{f' for {purpose}' if purpose else ''}, "
+    said += f"for another {duration(lease['seconds_left'])}."
+    if is_run(lease) and lease.get("seconds_held") is not None:
+        said += f" That run took them {duration(lease['seconds_held'])} ago. If it is over, tidy_swap.yml clears up "
+        said += "after it; force=true goes ahead in any case."
+    return said
+
+
+def is_run(lease: dict) -> bool:
+    """Whether a swap or a stop took it, for its own length; otherwise somebody reserved the GPUs."""
+    return str(lease.get("purpose") or "").startswith(RUNS)
 
 
 def duration(seconds: float) -> str:
@@ -38,16 +50,18 @@ def duration(seconds: float) -> str:
 
 
 def read(state_dir: str) -> dict | None:
-    """The lease in force, with `seconds_left`, or None: an expired or unreadable one is no lease."""
+    """The lease in force, with `seconds_left` and `seconds_held`; None for an expired or unreadable one."""
     try:
         with open(_path(state_dir), encoding="utf-8") as text:
             lease = json.load(text)
-        left = float(lease["expires"]) - time.time()
+        now = time.time()
+        left, held = float(lease["expires"]) - now, now - float(lease.get("taken") or now)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if left <= 0 or not isinstance(lease.get("id"), str) or not isinstance(lease.get("holder"), str):
         return None
-    return {field: lease.get(field) for field in FIELDS} | {"seconds_left": round(left, 1)}
+    told = {"seconds_left": round(left, 1), "seconds_held": round(max(0.0, held), 1)}
+    return {field: lease.get(field) for field in FIELDS} | told
 
 
 def yields(
@@ -77,7 +91,8 @@ def after_taking(
     now = time.time()
     taken = before["taken"] if before and before["id"] == lease["id"] else now
     fields = {**lease, "taken": taken, "expires": now + seconds}
-    return {field: fields.get(field) for field in FIELDS} | {"seconds_left": seconds}
+    told = {"seconds_left": seconds, "seconds_held": round(max(0.0, now - taken), 1)}
+    return {field: fields.get(field) for field in FIELDS} | told
 
 
 def after_release(

@@ -12,6 +12,8 @@ from .spark_docker import LABEL_DIGEST, LABEL_MODEL
 
 claim, gb = spark_fit.claim, spark_fit.gb
 
+# The answer of a Spark that the run was not to ask (--limit).
+LEFT_OUT = {"unreachable": True, "msg": "it was left out of this run"}
 # Ansible's own words before ssh's, and ssh's about the connection that it had shared.
 _BEFORE = re.compile(r"^(Task failed: )?(Failed to connect to the host via ssh: )?(mux_client\w*: .*?Broken pipe )?")
 
@@ -40,6 +42,8 @@ def spark(answer: dict) -> dict | None:
 
 def fault(host: str, answer: dict) -> str:
     """Why a Spark did not answer, as a sentence."""
+    if answer is LEFT_OUT:
+        return f"{host} was left out of this run, which needs it"
     said = " ".join(str(answer.get("msg") or "no answer").split())
     said = _BEFORE.sub("", said).rstrip(" .:")
     if not answer.get("unreachable"):

@@ -61,7 +61,7 @@ lease:
   returned: success
   type: dict
   sample: {id: 20261122-080000-ab12, holder: swap, purpose: swap to Gemma 4, taken: 1795000000.0,
-           expires: 1795000120.0, token_hash: null, seconds_left: 120.0}
+           expires: 1795000120.0, token_hash: null, seconds_left: 120.0, seconds_held: 0.0}
 reason:
   description: C(leased) where somebody else holds it.
   returned: failure

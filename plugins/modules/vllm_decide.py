@@ -23,6 +23,7 @@ options:
   seen: {type: str, required: true, description: The name of every host's registered M(spark.control.spark_probe).}
   head: {type: str, required: true, description: The head Spark.}
   lease: {type: str, description: 'The id under which we take the lease; a new one without it.'}
+  holder: {type: str, description: 'Who takes it, in words for a person; without it, user@machine of who runs this.'}
   supersedes: {type: list, elements: str, default: [], description: Holders of the lease that are known to be dead.}
   force: {type: bool, default: false, description: Go ahead against somebody else's lease.}
 author: [Spark Control (!UNKNOWN)]
@@ -45,7 +46,9 @@ decision:
       first one's code. C(previous) is what serves now, with its C(plan) where it can be put back. C(stops) is what a
       person is told will stop. C(hosts) are the Sparks that hold a model or are to get one. C(needs) is the
       memory to wait for, in bytes by host. C(arithmetic) is whether it fits, a row a node. C(lease_id) is the id under
-      which the lease is to be taken.
+      which the lease is to be taken, C(holder) who takes it, C(supersedes) the ids of holders that
+      are known to be dead, which are those given and a run on this machine that is over. C(left_over) is whether one
+      of these holds it, C(run_holds) whether a run rather than a reservation does.
   returned: always
   type: dict
 """

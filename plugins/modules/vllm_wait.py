@@ -31,7 +31,7 @@ options:
     default: 120
     description: The longest that a model whose server is up may take to stream its first token.
   hold_seconds: {type: float, default: 10, description: The longest that one call watches.}
-  lease: {type: str, description: "The id of our lease, renewed by each call."}
+  lease: {type: str, description: "The id of our lease, renewed by each call, and given back once the model answers."}
   meminfo: {type: path, default: /proc/meminfo, description: A file in the format of /proc/meminfo.}
 author: [Spark Control (!UNKNOWN)]
 """
@@ -57,6 +57,7 @@ seconds: {description: Seconds since the launch., returned: always, type: float}
 message: {description: The same as a sentence., returned: always, type: str, sample: loading weights 62 %}
 since: {description: Epoch seconds at which it answered., returned: when ready, type: float}
 problem: {description: What went wrong., returned: when something did, type: dict}
+released: {description: Whether the lease was given back., returned: when the model answers, type: bool}
 log_tail: {description: The last lines of its log., returned: when something went wrong, type: list}
 """
 
@@ -66,12 +67,13 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spark.control.plugins.module_utils import spark_docker, spark_host
 from ansible_collections.spark.control.plugins.module_utils.spark_fit import claim
-from ansible_collections.spark.control.plugins.module_utils.spark_lease import renew
+from ansible_collections.spark.control.plugins.module_utils.spark_lease import Leased, release, renew
 from ansible_collections.spark.control.plugins.module_utils.spark_measured import keep_measured
 from ansible_collections.spark.control.plugins.module_utils.spark_serving import (
     Vllm,
     fallen,
     last_lines,
+    last_words,
     launch_log,
     launcher_lives,
     progress,
@@ -159,6 +161,8 @@ class Watch:
             return self.crashed("It stopped by itself while it loaded.")
         self.alive = alive
         if not self.up and (trouble := self.workers.trouble(passed > _GRACE)):
+            if trouble["code"] == "launch_failed":
+                trouble["message"] += f" The launcher said: {last_words(said)}."
             return trouble
         if self.up and self.up_for() > self.wish["answer_seconds"]:
             bound = f"{self.wish['answer_seconds']:.0f} s"
@@ -194,6 +198,11 @@ class Watch:
         self.measure()
         passed = round(since - self.record["launched"], 1)
         done = {"ready": True, "phase": "answering", "percent": 100, "seconds": passed, "since": since}
+        if self.wish["lease"]:
+            # A task of its own for that would cost a third of a second. Taken by force, it is not ours to give.
+            with contextlib.suppress(OSError, Leased):
+                release(self.wish["state_dir"], self.wish["lease"])
+                done["released"] = True
         return done | {"message": f"answering after {passed:.0f} s"}
 
     def measure(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import socket
 
 import pytest
 
@@ -214,21 +216,102 @@ def assert_refused_by_lease(run) -> None:
 
 
 @pytest.mark.serving
-def test_a_run_that_was_killed_does_not_stop_the_next(cluster):
+def test_a_run_that_was_killed_says_whose_it_was_and_tidying_needs_no_more_than_its_name(cluster):
     """As on a laptop that is shut: ansible-playbook is gone in mid-swap, with its lease left behind."""
     cluster.behave("demo/loads-slowly", "ok", load_seconds=30)
     killed = cluster.start("swap", model="demo-slow")
     lease = cluster.root / "spark1/home/.spark-control/lease.json"
     wait_for(lambda: not cluster.models() and lease.exists(), what="the swap's middle")
+    wait_for(lambda: cluster.containers("spark1"), what="the new model's container")
     killed.kill()
     killed.wait()
+    # On this machine the run is known to be over; on any other it is only known when its lease ends.
+    taken = json.loads(lease.read_text())
+    assert cluster.swap("demo-small", "--check").result["outcome"] == "preview"
+    lease.write_text(json.dumps(taken | {"id": "a run on another machine"}))
     blocked = cluster.swap("demo-small")
     assert blocked.result["reason"] == "leased"
-    record = json.loads(lease.read_text())
-    lease.write_text(json.dumps(record | {"expires": 1}))
-    converged = cluster.swap("demo-small")
-    assert (converged.code, converged.result["outcome"]) == (0, "serving"), converged.output
+    holder = f"{getpass.getuser()}@{socket.gethostname()}"
+    assert f"The GPUs are reserved by {holder} for swap to Demo: loads slowly" in blocked.result["message"]
+    assert "That run took them" in blocked.result["message"]
+    assert "tidy_swap.yml" in blocked.result["message"]
+    tidied = cluster.run("tidy_swap")
+    assert tidied.code == 0, tidied.output
+    assert "was still starting and is stopped" in tidied.result["message"]
+    assert not lease.exists()
+    again = cluster.run("tidy_swap")
+    assert (again.code, again.result["changed"]) == (0, False), again.output
+    swapped = cluster.swap("demo-small")
+    assert (swapped.code, swapped.result["outcome"]) == (0, "serving"), swapped.output
+
+
+@pytest.mark.serving
+def test_tidying_leaves_what_serves_and_what_somebody_reserved(cluster):
+    reserved = cluster.run("gpu_lease", holder="ComfyUI", seconds=600)
+    assert reserved.code == 0, reserved.output
+    tidied = cluster.run("tidy_swap")
+    assert (tidied.code, tidied.result["message"]) == (0, "Demo: small serves."), tidied.output
     assert cluster.models() == ["demo-small"]
+    assert json.loads((cluster.root / "spark1/home/.spark-control/lease.json").read_text())["holder"] == "ComfyUI"
+
+
+@pytest.mark.serving
+def test_what_the_launcher_would_refuse_is_told_before_anything_stops(cluster):
+    before = cluster.host("spark1", "docker", "ps", "--no-trunc", "-q").stdout
+    shut = cluster.fault("spark2", "ssh-down")
+    for arguments in ((), ("--check", "--diff")):
+        refused = cluster.swap("demo-pair", *arguments)
+        assert (refused.result["outcome"], refused.result["reason"]) == ("refused", "head_kept_out"), refused.output
+        assert "spark1 does not get in to spark2 over SSH" in refused.result["message"]
+        assert "mesh_ssh_keys.yml" in refused.result["message"]
+    shut.unlink()
+    cluster.recipe("demo-mod", MOD)
+    refused = cluster.swap("demo-mod")
+    assert refused.result["reason"] == "mod_missing", refused.output
+    assert "mods/absent" in refused.result["message"]
+    assert cluster.host("spark1", "docker", "ps", "--no-trunc", "-q").stdout == before
+    settings = cluster.root / "spark1/home/spark-vllm-docker/.env"
+    settings.write_text("CLUSTER_NODES\n")
+    refused = cluster.swap("demo-pair")
+    settings.unlink()
+    assert refused.result["reason"] == "launcher_settings", refused.output
+    assert "line 1 has no" in refused.result["message"]
+    assert cluster.models() == ["demo-small"]
+    misspelt = cluster.swap("demo-pair", forse="true")
+    assert misspelt.code != 0
+    assert "There is no option forse; did you mean force?" in misspelt.output.splitlines()[-1]
+
+
+MOD = """
+recipe_version: "1"
+name: "Demo: a mod that is not there"
+model: demo/second
+container: vllm-node
+solo_only: true
+mods: [mods/absent]
+defaults: {port: 8888, host: 0.0.0.0}
+command: vllm serve demo/second --host {host} --port {port} --gpu-memory-utilization 0.5
+"""
+
+
+def test_what_would_keep_the_old_model_from_coming_back_is_a_warning(cluster):
+    assert cluster.swap("demo-pair").code == 0
+    cluster.fault("spark2", "ssh-down")
+    swapped = cluster.swap("demo-small")
+    assert swapped.code == 0, swapped.output
+    said = "Demo: on two Sparks could not be put back if the swap failed: spark1 does not get in to spark2"
+    assert any(warning.startswith(said) for warning in swapped.result["warnings"]), swapped.result["warnings"]
+
+
+def test_who_holds_the_memory_is_named(cluster):
+    launcher = str(cluster.root / "spark1/home/spark-vllm-docker/launch-cluster.sh")
+    words = ("vllm", "serve", "demo/second", "--port", "8999", "--gpu-memory-utilization", "0.8")
+    started = cluster.host("spark1", launcher, "--solo", "--name", "comfy", "-d", "exec", *words)
+    assert started.returncode == 0, started.stdout
+    wait_for(lambda: cluster.free_gb("spark1") < 60, what="the other container's memory being taken")
+    refused = cluster.swap("demo-small")
+    assert refused.result["reason"] == "memory", refused.output
+    assert "There, the container comfy holds" in refused.result["message"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,11 +18,13 @@ from ansible_collections.spark.control.plugins.module_utils import (
     spark_host,
     spark_launcher,
     spark_lease,
+    spark_run,
     spark_serving,
 )
 from ansible_collections.spark.control.plugins.modules import gpu_lease
 
 from tests.conftest import PROJECT
+from webui.jobs import processes
 
 REPO = "org/model"
 SHAPES = ("january", "september", "october")
@@ -287,3 +294,25 @@ def test_a_head_that_fell_with_a_worker_names_it(log, named):
     told = spark_serving.fallen(said, b"Loading weights\n" + log + b"\n", nodes)
     assert told == (said[:-1] + ", when it lost the connection to spark2 or spark3." if named else said)
     assert spark_serving.fallen(said, log, nodes[:1]) == said
+
+
+def test_a_run_of_this_machine_is_known_to_be_over():
+    script = "import sys; sys.path[0:0] = sys.argv[1:]; import os, subprocess\n"
+    script += "from ansible_collections.spark.control.plugins.module_utils import spark_run\n"
+    script += "print(spark_run.run_id(), flush=True); sys.stdin.read()"
+    shell = ["bash", "-c", '"$@"; true', "bash", sys.executable, "-c", script, *sys.path]
+    # As ansible-playbook and the child in which a task runs.
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        told = run.stdout.readline().strip()
+        assert not spark_run.is_over(told)
+        assert not processes.is_over(told)  # the page knows it by the same id
+        run.stdin.close()
+    assert spark_run.is_over(told)
+    assert processes.is_over(told)
+    boot, space, pid, began = re.fullmatch(r"run-(.{36})-(\d+)-(\d+)-(\d+)", told).groups()
+    assert not spark_run.is_over(f"run-{boot[::-1]}-{space}-{pid}-{began}")  # another machine, or an earlier boot
+    assert not spark_run.is_over(f"run-{boot}-1{space}-{pid}-{began}")  # in a container
+    assert spark_run.is_over(f"run-{boot}-{space}-{os.getpid()}-{began}")  # the number was given away since
+    for other in (None, "", "20261122-080000-ab12", "run-x-1-2", str(uuid.uuid4())):
+        assert not spark_run.is_over(other)
+        assert not processes.is_over(other)

@@ -55,7 +55,8 @@ def answer(serves=None, *, available=115, held=0, since=1.0, weights="complete",
 
 def decided(wanted, seen, **other):
     """decide() with what the tests have in common."""
-    return decide(wanted, seen, "spark1", **({"lease": "me", "supersedes": [], "force": False} | other))
+    common = {"lease": "me", "holder": "ann@laptop", "supersedes": [], "force": False}
+    return decide(wanted, seen, "spark1", **(common | other))
 
 
 def told(wanted, decision, **other):
@@ -204,6 +205,47 @@ def test_a_lease_of_a_dead_job_of_ours_does_not_stop_us():
     lease = {"id": "dead", "holder": "page", "purpose": "", "seconds_left": 200}
     assert decided(plan(), {"spark1": answer(lease=lease)}, supersedes=["dead"])["changes"]
     assert decided(plan(), {"spark1": answer(lease=lease)}, force=True)["changes"]
+
+
+def test_a_swap_that_somebody_else_runs_is_told_with_how_to_go_on():
+    lease = {"id": "x", "holder": "bo@desk", "purpose": "swap to Gemma 4", "seconds_left": 110, "seconds_held": 200}
+    message = decided(plan(), {"spark1": answer(lease=lease)})["problems"][0]["message"]
+    assert message.startswith("The GPUs are reserved by bo@desk for swap to Gemma 4, for another 2 min. ")
+    assert "took them 3 min ago" in message
+    assert "tidy_swap.yml" in message
+    assert "force=true" in message
+
+
+def test_what_a_dead_run_left_reserved_is_given_free_where_nothing_else_changes():
+    lease = {"id": "dead", "holder": "page", "purpose": "swap to X", "seconds_left": 200}
+    same = decided(plan("old"), {"spark1": answer(plan("old"), lease=lease)}, supersedes=["dead"])
+    assert (same["unchanged"], same["left_over"]) == (True, True)
+    result = told(plan("old"), same)
+    assert (result["outcome"], result["changed"]) == ("unchanged", True)
+    assert "is free again" in result["message"]
+    free = decided(plan("old"), {"spark1": answer(plan("old"))})
+    assert told(plan("old"), free)["changed"] is False
+
+
+def test_what_the_launcher_would_say_is_refused_for_the_new_and_warned_of_for_the_old():
+    kept_out = [["head_kept_out", "spark1 does not get in to spark2 over SSH."]]
+    new = decided(plan(), {"spark1": answer(plan("old"), held=90, rehearsal={"plan": kept_out, "serving": []})})
+    assert (new["reason"], new["changes"]) == ("head_kept_out", False)
+    old = decided(plan(), {"spark1": answer(plan("old"), held=90, rehearsal={"plan": [], "serving": kept_out})})
+    assert old["changes"]
+    assert "could not be put back if the swap failed: spark1 does not get in" in old["warnings"][0]
+
+
+def test_a_refusal_for_memory_names_who_holds_it():
+    others = [{"name": "the container comfy", "bytes": 61 * GIB}, {"name": "python3 (pid 7)", "bytes": 4 * GIB}]
+    memory = {"total": 122 * GIB, "available": 40 * GIB, "model": 0, "others": others}
+    message = decided(plan(), {"spark1": answer(memory=memory)})["problems"][0]["message"]
+    assert message.endswith(" There, the container comfy holds 61 GB and python3 (pid 7) holds 4.0 GB.")
+
+
+def test_a_spark_that_was_left_out_of_the_run_is_said_to_be_once():
+    decision = decided(plan(hosts=("spark1", "spark2")), {"spark1": answer()})
+    assert decision["problems"][0]["message"] == "spark2 was left out of this run, which needs it"
 
 
 def test_a_spark_that_is_not_needed_may_be_away():
