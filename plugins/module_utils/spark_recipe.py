@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 
 import yaml
 
@@ -24,6 +25,7 @@ from .spark_recipe_memory import memory, quantization, vision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SUFFIXES = (".yaml", ".yml")
+DEEPEST = 5  # levels of folders in which recipes are looked for
 LARGEST = 64 * 1024  # bytes; the largest public recipe has 8 kB, and YAML is slow to read
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Enough Sparks for a trial rendering of any recipe.
@@ -109,6 +111,36 @@ def _lines(command: str) -> str:
     return " \\\n  ".join(parts) + "\n"
 
 
+def files(dirs) -> Iterator[tuple[str, str | RecipeError]]:
+    """(stem, path) of each recipe file below the folders, a folder's own before those of the folders in it.
+
+    A folder that cannot be read is (folder, RecipeError). The first of several need not be there yet: the first recipe
+    that is saved makes it.
+    """
+    for number, top in enumerate(dirs):
+        level = [os.path.expanduser(os.fspath(top))]
+        for depth in range(DEEPEST):
+            deeper = []
+            for folder in level:
+                try:
+                    with os.scandir(folder) as found:
+                        entries = sorted(found, key=lambda entry: entry.name)
+                except OSError as error:
+                    if isinstance(error, FileNotFoundError) and depth == 0 and number == 0 and len(dirs) > 1:
+                        continue
+                    message = f"{folder}: expected a folder of recipes: {error.strerror}"
+                    yield folder, RecipeError(message, name=os.path.basename(folder) or folder, source=folder)
+                    continue
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.name.endswith(SUFFIXES):
+                        yield os.path.splitext(entry.name)[0], entry.path
+                    elif entry.is_dir(follow_symlinks=False):
+                        deeper.append(entry.path)
+            level = deeper
+
+
 def load_all(dirs) -> list[Recipe | RecipeError]:
     """Every recipe of the folders, by name; a file that cannot be used is a RecipeError in its place.
 
@@ -116,7 +148,7 @@ def load_all(dirs) -> list[Recipe | RecipeError]:
     """
     found: list[Recipe | RecipeError] = []
     taken: dict[str, str] = {}
-    for name, path in _files(dirs):
+    for name, path in files(dirs):
         if isinstance(path, RecipeError):
             found.append(path)
         elif name in taken:
@@ -133,24 +165,36 @@ def load_all(dirs) -> list[Recipe | RecipeError]:
 
 def find(name: str, dirs) -> str:
     """The path of the recipe with this name; raises RecipeError with reason unknown_model, naming near ones."""
-    import difflib
-
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise RecipeError(
             f"{str(name)[:60]!r} is not a model's name: expected letters, digits, dots, dashes and underscores.",
             reason="unknown_model",
         )
     names = []
-    for stem, path in _files(dirs):
+    for stem, path in files(dirs):
         if isinstance(path, str):
             if stem == name:
                 return path
             names.append(stem)
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.4)
-    near = [n for n in names if n.lower() in near]
+    near = nearest(name, names)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     hint = hint or (f" There is {', '.join(sorted(names)[:8])}." if names else " There are no recipes.")
     raise RecipeError(f"There is no recipe named {name}.{hint}", reason="unknown_model", name=name)
+
+
+def nearest(name: str, names: list[str], most: int = 3) -> list[str]:
+    """Which of the names are most like one that is none of them, the most like first; case and punctuation aside."""
+    import difflib
+
+    def plain(text):
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    def likeness(other):
+        same = difflib.SequenceMatcher(None, plain(name), plain(other)).ratio()
+        return max(same, 0.9 if plain(name) and plain(name) in plain(other) else 0)
+
+    found = sorted(((likeness(other), other) for other in dict.fromkeys(names)), key=lambda pair: (-pair[0], pair[1]))
+    return [other for same, other in found[:most] if same >= 0.45]
 
 
 def render(recipe: Recipe, nodes, port: int, host="0.0.0.0", container="vllm_node", overrides=None) -> dict:
@@ -289,26 +333,6 @@ def _entry(item, nodes, port):
 
 def _no_fault(message):
     raise RecipeError(message)
-
-
-def _files(dirs):
-    """(stem, path) of each recipe file, sorted; a folder that cannot be read is (folder, RecipeError).
-
-    The first of several need not be there yet: the first recipe that is saved makes it.
-    """
-    for number, folder in enumerate(dirs):
-        folder = os.path.expanduser(os.fspath(folder))
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and number == 0 and len(dirs) > 1:
-                continue
-            message = f"{folder}: expected a folder of recipes: {error.strerror}"
-            yield folder, RecipeError(message, name=os.path.basename(folder) or folder, source=folder)
-            continue
-        for name in names:
-            if name.endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.splitext(name)[0], os.path.join(folder, name)
 
 
 def _read(path):

@@ -103,13 +103,10 @@ def place(name: str, dirs: list[str]) -> str:
     """The path where a recipe of that name belongs, in the first of dirs; raises Refused where the name is taken."""
     if not dirs:
         raise refuse("not_writable", "recipe_dirs", "There is no folder for recipes (recipe_dirs).")
-    folders = [os.path.expanduser(folder) for folder in dirs]
-    target = os.path.join(folders[0], f"{name}.yaml")
-    for folder in folders:
-        for suffix in spark_recipe.SUFFIXES:
-            path = os.path.join(folder, name + suffix)
-            if path != target and os.path.lexists(path):
-                raise refuse("taken", "model", f"model: there is a recipe of that name already, {path}.")
+    target = os.path.join(os.path.expanduser(dirs[0]), f"{name}.yaml")
+    for stem, path in spark_recipe.files(dirs):
+        if stem == name and path != target:
+            raise refuse("taken", "model", f"model: there is a recipe of that name already, {path}.")
     state, _unused = whose(target)
     if state == "person's":
         raise refuse("taken", "model", f"model: {target} was written by a person, and is left as it is.")

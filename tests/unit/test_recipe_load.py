@@ -164,6 +164,35 @@ def test_one_broken_file_hides_no_other(write, tmp_path):
     assert all("expected one that is not taken" in error for error in doubles)
 
 
+def test_recipes_in_folders_of_the_folder_are_found(write, tmp_path):
+    folder = write(V2, "own.yaml").parent
+    for place, name in (("qwen", "deep"), ("a/b/c/d", "deepest"), (".git", "hidden"), ("a/b/c/d/e", "too-deep")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f"{name}.yaml").write_text(yaml.safe_dump(V2))
+    (folder / "qwen/own.yaml").write_text(yaml.safe_dump(V2))
+    (folder / "loop").symlink_to(folder)
+    found = {entry["name"]: entry["error"] for entry in spark_recipe.listing([folder]) if not entry["error"]}
+    assert sorted(found) == ["deep", "deepest", "own"]
+    assert spark_recipe.find("deep", [folder]) == str(folder / "qwen/deep.yaml")
+    assert spark_recipe.find("own", [folder]) == str(folder / "own.yaml")  # a folder's own come first
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        ("qwen", ["qwen3.6-35b-a3b", "qwen3.5-397b"]),
+        ("Qwen3.6_35B", ["qwen3.6-35b-a3b"]),
+        ("gema", ["gemma-4-26b-a4b"]),
+        ("minimax", ["minimax-m2.5"]),
+        ("xyzzy", []),
+    ],
+)
+def test_the_names_most_like_one_come_first(asked, near):
+    names = ["gemma-4-26b-a4b", "minimax-m2.5", "qwen3.5-397b", "qwen3.6-35b-a3b"]
+    found = spark_recipe.nearest(asked, names)
+    assert found[: len(near)] and set(found[: len(near)]) == set(near) if near else found == []
+
+
 def test_a_folder_without_the_right_to_read_it_is_an_error_of_its_own(write, tmp_path):
     folder = write(V2).parent
     file = tmp_path / "file"

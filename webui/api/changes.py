@@ -1,5 +1,6 @@
 """Start a change of the cluster, or say why not: the checks that the pages and the JSON twin share."""
 
+import difflib
 import time
 
 from flask import current_app
@@ -25,8 +26,17 @@ def known_model(name):
         )
     recipe = next((recipe for recipe in facts.recipes if recipe["name"] == name), None)
     if recipe is None:
-        raise Problem(404, f"There is no model named {name}.")
+        raise Problem(
+            404, f"There is no model named {name}.{_meant(name, [recipe['name'] for recipe in facts.recipes])}"
+        )
     return recipe
+
+
+def _meant(name, names):
+    """Did you mean …, for the names that are most like one that is none; empty where none is."""
+    low = {other.lower(): other for other in names}
+    near = [other for other in low if name.lower() in other] or difflib.get_close_matches(name.lower(), low, n=3)
+    return f" Did you mean {' or '.join(low[other] for other in near[:3])}?" if near else ""
 
 
 def running_change():
