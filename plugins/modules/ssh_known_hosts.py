@@ -16,7 +16,7 @@ description:
   - Logs in to each worker with a plain C(ssh ADDRESS), as launch-cluster.sh does.
   - A part of it runs on the controller, which looks the keys up (the action plugin of the same name).
 attributes:
-  check_mode: {support: full, description: Says what would be written and logs in nowhere.}
+  check_mode: {support: full, description: "Says what would be written, and who gets in already."}
   diff_mode: {support: full, description: Shows the lines that go and come.}
   idempotent: {support: full, description: Keys that are there are left.}
 options:
@@ -28,6 +28,10 @@ options:
   head: {type: str, default: the head, description: "The head's inventory name; the action plugin gives it."}
   trusted: {type: path, default: ~/.ssh/known_hosts, description: The controller's file of trusted host keys.}
   path: {type: path, default: ~/.ssh/known_hosts, description: The head's.}
+  pending:
+    type: bool
+    default: false
+    description: In check mode, whether a run would let the head's key in first; then being kept out now says nothing.
 author: [Spark Control (!UNKNOWN)]
 """
 
@@ -55,6 +59,8 @@ import os
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+
+WOULD = "It would let the head in."
 
 
 def pinned(text: str, wanted: dict[str, list[str]]) -> tuple[str, list[str], list[str]]:
@@ -126,6 +132,7 @@ def main() -> None:
             "workers": {"type": "list", "elements": "raw", "required": True},
             "trusted": {"type": "path", "default": "~/.ssh/known_hosts"},
             "path": {"type": "path", "default": "~/.ssh/known_hosts"},
+            "pending": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -146,30 +153,27 @@ def main() -> None:
         ) as file:
             file.write(after)
         os.replace(fresh, path)
-    if module.check_mode:
+    rows = [attempt(worker) for worker in workers]
+    if module.check_mode and (changed or module.params["pending"]):
+        # What does not get in yet will, unless something is in the way of the real run as well.
         rows = [
-            {"host": row["host"], "ok": not row.get("problem"), "message": row.get("problem") or "Would be tried."}
-            for row in workers
+            row if row["ok"] or worker.get("problem") else {"host": row["host"], "ok": True, "message": WOULD}
+            for row, worker in zip(rows, workers, strict=True)
         ]
-    else:
-        rows = [attempt(worker) for worker in workers]
     diff = {"before": "".join(f"{line}\n" for line in gone), "after": "".join(f"{line}\n" for line in added)}
     ok = all(row["ok"] for row in rows)
-    module.exit_json(
-        changed=changed, ok=ok, workers=rows, message=tell(module.params["head"], rows, module.check_mode), diff=diff
-    )
+    module.exit_json(changed=changed, ok=ok, workers=rows, message=tell(module.params["head"], rows), diff=diff)
 
 
-def tell(head: str, rows: list[dict], preview: bool) -> str:
+def tell(head: str, rows: list[dict]) -> str:
     """What came of all workers, as sentences."""
     if not rows:
         return "There is one Spark only, and nobody to reach."
-    well = [row["host"] for row in rows if row["ok"]]
-    said = [f"{row['host']}: {row['message']}" for row in rows if not row["ok"]]
-    if well:
-        verb = "would be let in to" if preview else "reaches"
-        said.insert(0, f"{head} {verb} {' and '.join(well)} over SSH without a password.")
-    return " ".join(said)
+    said = []
+    for verb, would in (("reaches", False), ("would reach", True)):
+        if well := [row["host"] for row in rows if row["ok"] and (row["message"] == WOULD) == would]:
+            said.append(f"{head} {verb} {' and '.join(well)} over SSH without a password.")
+    return " ".join([*said, *(f"{row['host']}: {row['message']}" for row in rows if not row["ok"])])
 
 
 if __name__ == "__main__":
