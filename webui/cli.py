@@ -70,7 +70,8 @@ def _add_run(commands, wants_help: bool) -> argparse.ArgumentParser:
     )
     run.add_argument("--background", action="store_true", help="housekeeping: shown in no list unless asked for")
     run.add_argument("--job-id", help=argparse.SUPPRESS)  # a folder that the web server has laid
-    run.add_argument("--lock", type=int, help=argparse.SUPPRESS)  # and the descriptor of its held lock
+    run.add_argument("--lock", type=int, help=argparse.SUPPRESS)  # and the descriptors of its held lock
+    run.add_argument("--variables", dest="held", type=int, help=argparse.SUPPRESS)  # and of its variables
     run.set_defaults(act=_run)
     return run
 
@@ -102,19 +103,20 @@ def _serve(args) -> int:
 
 
 def _run(args) -> int:
+    from webui.jobs import extra
     from webui.jobs.supervisor import Supervisor
 
     store = _store()
     if args.job_id:
         job, lock = store.get(args.job_id), args.lock
-        if not job or lock is None:
+        if not job or lock is None or args.held is None:
             return _complain(f"There is no job {args.job_id} to take up.")
+        variables = extra.take(args.held)
     else:
         try:
-            variables = _variables(args.variables)
-            job, lock = store.create(
+            job, lock, variables = store.create(
                 args.operation,
-                variables,
+                _variables(args.variables),
                 check=args.check,
                 diff=args.diff,
                 asked_by=args.asked_by,
@@ -125,7 +127,7 @@ def _run(args) -> int:
                 _complain(line)
             return 2
     live = not args.job_id
-    found = Supervisor(store, job, lock, live=live).run()
+    found = Supervisor(store, job, lock, variables, live=live).run()
     status = job.status
     if live:
         print(f"\n{found['message']}\nJob {job.id}: {status} after {_length(job.seconds)}.", flush=True)

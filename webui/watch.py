@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from webui.cluster import Inventory, read_inventory, stamp
+from webui.jobs import processes
 
 log = logging.getLogger("spark-control")
 METRIC = re.compile(
@@ -193,6 +194,7 @@ class Cluster:
         self._asked, self._changing, self._recipes = False, set(), None
         self._asking, self._asking_lock = None, threading.Lock()
         self._probe_job, self._probe_started, self._probe_error = None, 0.0, None
+        self._stranger = ()  # the models that answered at the last tick
 
     def _sources(self, inventory):
         text = inventory or "inventory/hosts.yml"
@@ -259,7 +261,10 @@ class Cluster:
         if lease:
             # `expires` is by the head's clock, which need not be ours; how long it had left is true by any clock.
             lease = lease | {"expires": told + (lease.get("seconds_left") or 0)}
-            lease = lease if lease["expires"] > time.time() else None
+            # A job of ours that has ended holds nothing, nor does such a run by hand: it was kept from giving it back.
+            holder = self.store.get(lease.get("id"))
+            over = bool(holder and holder.finished) or processes.is_over(lease.get("id"))
+            lease = None if over or lease["expires"] <= time.time() else lease
         return Facts(
             at=time.time(),
             inventory=self.inventory(wait=False),
@@ -347,12 +352,20 @@ class Cluster:
         self.inventory()
         facts = self.facts(fresh=True)
         self._probe(facts)
+        self._see_strangers(facts)
         if self._watchers and self._is_old(LivePoller.EVERY, facts):
             self.ask_live()
         # A stream of pages says so later than a page that is opened: an answer that takes its time is no news.
         facts = replace(facts, old=self._is_old(3 * self.FRESH, facts))
         for listener in self.listeners:
             listener(facts)
+
+    def _see_strangers(self, facts):
+        """Have the Sparks looked at, once, where another model answers than the jobs say: somebody else started it."""
+        known, models = (facts.serving or {}).get("served_name"), self.live.state.models
+        if models and known not in models and models != self._stranger and not facts.running:
+            self.look()
+        self._stranger = models
 
     def _probe(self, facts):
         """Start a probe when one is due; take up the end of the one that runs."""

@@ -111,6 +111,7 @@ FILES = {
             short_description: Take long
             options:
               gate: {type: str, required: true}
+              token: {type: str, no_log: true, description: A key that nobody may see.}
         """,
     "roles/model/tasks/swap.yml": """
         - name: Show the model

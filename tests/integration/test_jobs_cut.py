@@ -1,18 +1,20 @@
 """Jobs that are cut: cancelled at every point, or their supervisor killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs_project import ended, job_file, lay
+from tests.integration.jobs_project import ended, job_file, lay, whole
 from tests.support import wait_for
 from webui import cores
-from webui.jobs import processes
+from webui.jobs import JobRunning, processes
 from webui.jobs.events import TIDY
 
 
@@ -96,27 +98,93 @@ def test_without_a_tidying_playbook_the_message_names_the_task(store, tmp_path):
     assert job.result["message"].startswith("Cancelled at “Wait for the gate”.")
 
 
-def test_a_killed_supervisor_leaves_an_interrupted_job_and_the_next_run_clears_up(store, tmp_path):
-    job = store.start("long", {"gate": str(tmp_path / "gate")})
+CUT = "The run was cut off at “Wait for the gate”. Run it again: it takes up whatever is there."
+SECRET = "hunter2-Zaphod"
+
+
+def in_mid_task(store, tmp_path):
+    """A job that was given a secret, once its task runs."""
+    job = store.start("long", {"gate": str(tmp_path / "gate"), "token": SECRET})
     wait_for((tmp_path / "gate.waiting").exists)
     wait_for(lambda: job.view().current_task)
+    return job
+
+
+def beside(store, job):
+    """The processes of Spark Control's own that see to a job: its supervisor and the one that outlives that."""
+    found = []
+    for pid in processes._pids():
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if f"\0{job.id}\0".encode() in line and b"webui.cli" in line:
+                found.append(pid)
+    return found
+
+
+def test_a_killed_supervisor_leaves_no_process_and_its_job_is_written_down_as_interrupted(store, tmp_path):
+    job = in_mid_task(store, tmp_path)
+    (job.dir / "artifacts/run/job_events/x-partial.json").write_text("{}")
     os.kill(job_file(job)["pid"], signal.SIGKILL)
+    wait_for(lambda: job_file(job)["status"] == "interrupted", what="the job being written down as interrupted")
+    assert job.status == "interrupted"
+    assert job.result["message"] == job_file(job, "result.json")["message"] == CUT
+    assert of(store, job) == []
+    assert not (job.dir / "vars.json").exists()
+    assert not list(job.dir.rglob("*-partial.json*"))
+    assert store.reconcile() == []
+    wait_for(lambda: not beside(store, job), what="the end of the process that outlived the supervisor")
+
+
+def test_of_a_job_that_lost_every_process_the_next_start_tells_and_no_secret_is_left(store, tmp_path):
+    job = in_mid_task(store, tmp_path)
+    for pid in beside(store, job):
+        os.kill(pid, signal.SIGKILL)
     wait_for(lambda: job.finished)
     assert job.status == "interrupted"
-    message = "The run was cut off at “Wait for the gate”. Run it again: it takes up whatever is there."
-    assert job.result["message"] == message
-    assert of(store, job)  # the task's own processes go on
-    assert (job.dir / "vars.json").exists()
-    (job.dir / "artifacts/run/job_events/x-partial.json").write_text("{}")
+    assert job.result["message"] == CUT
+    assert of(store, job)  # the task's own processes go on, for want of anybody who would end them
+    assert SECRET not in whole(job.dir)
+    assert not (job.dir / "vars.json").exists()
     assert [other.id for other in store.reconcile()] == [job.id]
     assert store.reconcile() == []
     assert job_file(job)["status"] == "interrupted"
-    assert job_file(job, "result.json")["message"] == message
-    assert not (job.dir / "vars.json").exists()
     following = ended(store.start("empty", {}))
     assert following.status == "successful"
     assert of(store, job) == []
-    assert not list(job.dir.rglob("*-partial.json*"))
+
+
+def test_a_secret_is_on_no_disk_while_a_job_runs(store, tmp_path):
+    job = in_mid_task(store, tmp_path)
+    assert SECRET not in whole(tmp_path)
+    store.cancel(job.id)
+    ended(job)
+    assert SECRET not in whole(tmp_path)
+
+
+def test_a_killed_playbook_is_tidied_after_as_after_a_cancel_and_told(store, tmp_path):
+    job = in_mid_task(store, tmp_path)
+    os.kill(job_file(job)["playbook_pid"], signal.SIGKILL)
+    ended(job)
+    assert job.status == "failed"
+    assert job.result["ok"] is False
+    assert job.result["message"] == "ansible-playbook was killed at “Wait for the gate”. Put away."
+    assert (tmp_path / "gate.tidied").read_text() == job.id
+    assert of(store, job) == []
+    assert not job.cancelled_by
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"id": "x", "operation": "lo', "[]", "\0" * 400])
+def test_a_running_job_whose_file_is_half_written_is_found_by_its_lock(store, tmp_path, left):
+    job = in_mid_task(store, tmp_path)
+    (job.dir / "job.json").write_text(left)
+    found = store.get(job.id)
+    assert (found.status, found.operation) == ("running", "long")
+    assert [other.id for other in store.running()] == [job.id]
+    with pytest.raises(JobRunning):
+        store.start("long", {"gate": str(tmp_path / "other")}, exclusive=("long",))
+    assert store.cancel(job.id)
+    assert ended(found).status == "cancelled"
+    assert job_file(job)["status"] == "cancelled"
 
 
 def test_a_running_jobs_processes_are_left_alone_by_others(store, tmp_path):

@@ -71,7 +71,7 @@ def test_variables_come_as_words_files_and_json(store, tmp_path):
 def test_jobs_are_listed_and_shown(store, capsys):
     assert cli.main(["jobs"]) == 0
     assert "No jobs yet." in capsys.readouterr().out
-    job, _lock = store.create("swap", {"model": "qwen", "token": "hunter2"})
+    job = store.create("swap", {"model": "qwen", "token": "hunter2"}).job
     assert cli.main(["jobs"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["ID", "OPERATION", "STATUS", "WHEN", "TOOK", "CHANGED"]

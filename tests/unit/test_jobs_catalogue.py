@@ -42,7 +42,7 @@ def test_roles_of_a_play_and_blocks_are_seen(project):
     spec.parent.mkdir(parents=True)
     spec.write_text("argument_specs: {main: {short_description: Other, options: {a: {}}}}\n")
     two = operations(project)["two"]
-    assert (two.description, list(two.options)) == ("Other", ["a", "gate"])
+    assert (two.description, list(two.options)) == ("Other", ["a", "gate", "token"])
 
 
 @pytest.mark.parametrize("text", ["", "[", "- 1\n", "{}", "- hosts: all\n  tasks: nonsense\n", "- {roles: [[1]]}\n"])

@@ -9,10 +9,9 @@ import time
 import pytest
 
 from tests.integration.jobs_project import lay
-from webui.jobs import processes
+from webui.jobs import extra, processes
 from webui.jobs.environment import environment, shown_command, with_runner
 from webui.jobs.folder import new_id, take
-from webui.jobs.store import safe, unsafe
 from webui.jobs.supervisor import _masked, _strings
 
 BROKEN = ["", "{", "[]", "null", '{"operation": 5}', '{"operation": "swap"}', "\xff" * 9, "[" * 99999]
@@ -191,8 +190,20 @@ def test_the_line_for_a_shell_survives_quoting(monkeypatch):
 
 def test_variables_survive_their_wrapping():
     value = {"a": ["{{ x }}", 1, None, True, {"b": "c"}]}
-    assert safe(unsafe(value)) == value
-    assert unsafe("x") == {"__ansible_unsafe": "x"}
+    wrapped = {"a": [{"__ansible_unsafe": "{{ x }}"}, 1, None, True, {"b": {"__ansible_unsafe": "c"}}]}
+    assert extra.unsafe(value) == wrapped
+    assert extra.take(extra.keep(value)) == value
+
+
+def test_a_program_reads_the_variables_once_and_whole_and_nothing_is_left(tmp_path):
+    value = {"text": "x" * 200_000}  # more than a pipe holds
+    with extra.Pipe(tmp_path / "vars.json", value):
+        read = subprocess.run(["cat", tmp_path / "vars.json"], capture_output=True, check=True).stdout
+        assert json.loads(read) == extra.unsafe(value)
+        assert list(tmp_path.iterdir()) == []
+    with extra.Pipe(tmp_path / "vars.json", value):
+        pass  # nobody came
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_secrets_are_masked_wherever_they_stand():

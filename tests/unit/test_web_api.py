@@ -149,6 +149,24 @@ def test_an_expired_reservation_holds_nobody_up(web_project):
     assert client.post("/api/swap", json={"model": "gemma"}).status_code == 202
 
 
+def test_a_dead_jobs_lease_holds_nobody_up(web_project):
+    cut = web_project.lay("swap", {"message": "It was cut off."}, status="interrupted", ago=30)
+    web_project.lay("probe", probe(lease=lease() | {"id": cut, "holder": "the page"}))
+    web_project.go.touch()
+    client = web_project.client()
+    assert client.get("/api/swap/lock").json["lease"] is None
+    assert client.get("/health").json["lease"] is None
+    assert client.post("/api/swap", json={"model": "gemma"}).status_code == 202
+
+
+def test_a_name_that_is_no_models_tells_those_like_it(web_project):
+    web_project.lay("probe", probe())
+    client = web_project.client()
+    assert client.post("/api/swap", json={"model": "gema"}).json["detail"].endswith("Did you mean gemma?")
+    assert client.post("/api/swap", json={"model": "Gem"}).json["detail"].endswith("Did you mean gemma?")
+    assert client.post("/api/swap", json={"model": "zzz"}).json["detail"] == "There is no model named zzz."
+
+
 @pytest.mark.parametrize("ahead", [-3600, 3600])
 def test_a_reservation_ends_when_it_does_by_any_clock(web_project, ahead):
     web_project.lay("probe", probe(lease=lease(ahead=ahead)))

@@ -2,14 +2,15 @@
 
 `<state>/jobs/<id>/`, made under another name and renamed, so that a folder with a job's name is whole:
 
-- `lock`         flocked (exclusive) by the supervisor for its whole life; free: none lives.
+- `lock`         flocked (exclusive) by the supervisor for its whole life; free: none lives. It holds a copy of
+                 job.json, so that a job whose job.json cannot be read is found by its lock.
 - `job.json`     {id, operation, variables (secrets masked), asked_by, created epoch, check, diff, background,
                  command (the ansible-playbook line), revision, pid, pid_started, started epoch, playbook_pid,
                  and at the end: status, ended epoch, seconds, changed, rc, phases {task: seconds}}.
                  `status` is null until the supervisor writes the final one; before that it is derived from
                  the lock.
 - `result.json`  the playbook's `result`, or one made from what failed: {operation, ok, changed, message}.
-- `vars.json`    the extra variables, mode 0600; there only while the job runs.
+- `vars.json`    the extra variables: a pipe (extra.py), there until ansible-playbook has opened it.
 - `cancel`       {by, at epoch}: somebody asked for an end.
 - `artifacts/run/job_events/<counter>-<uuid>.json`, `artifacts/run/stdout`   what ansible-runner writes.
 - `artifacts/tidy/...`   the same for `playbooks/tidy_<operation>.yml`, which runs after a cancel.
@@ -61,6 +62,22 @@ def write_json(path: Path, value: object, *, durable: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(scratch, path)
+
+
+def read_job(folder: Path) -> dict | None:
+    """What is known of the job in `folder`: its job.json, else the copy in its lock; None where neither can be read."""
+    for name in ("job.json", "lock"):
+        data = read_json(folder / name)
+        if data and isinstance(data.get("operation"), str) and isinstance(data.get("created"), int | float):
+            return data
+    return None
+
+
+def write_lock(lock: int, data: dict) -> None:
+    """Keep a copy of job.json in the held lock itself."""
+    text = json.dumps(data, ensure_ascii=True, default=str).encode()
+    os.pwrite(lock, text, 0)
+    os.ftruncate(lock, len(text))
 
 
 def read_json(path: Path) -> dict | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from webui.jobs import events, result
-from webui.jobs.folder import FINAL, is_held, read_json
+from webui.jobs.folder import FINAL, is_held, read_job, read_json
 from webui.jobs.view import JobView
 
 POLL = 0.1  # seconds between two looks at a running job's folder
@@ -30,16 +30,14 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> "Job | None":
         """The job in a folder; None when there is none that can be read."""
-        data = read_json(folder / "job.json")
-        if not data or not isinstance(data.get("operation"), str) or not isinstance(data.get("created"), int | float):
-            return None
-        return cls(folder, data)
+        data = read_job(folder)
+        return cls(folder, data) if data else None
 
     @property
     def data(self) -> dict:
         """job.json as it is now."""
         if self._data.get("status") not in FINAL:
-            self._data = read_json(self.dir / "job.json") or self._data
+            self._data = read_job(self.dir) or self._data
         return self._data
 
     @property

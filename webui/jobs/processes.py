@@ -9,12 +9,14 @@ was given away is never hit.
 
 import contextlib
 import os
+import re
 import select
 import signal
 import time
 from pathlib import Path
 
 TAG = "SPARK_CONTROL_JOB"
+RUN = re.compile(r"run-([0-9a-f-]{36})-(\d+)-(\d+)-(\d+)")
 
 
 def started(pid: int) -> int | None:
@@ -24,6 +26,20 @@ def started(pid: int) -> int | None:
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def is_over(run: str | None) -> bool:
+    """Whether the id of a lease is one of an ansible-playbook on this machine that has come to its end.
+
+    The id is plugins/module_utils/spark_run.py's: run-<boot id>-<inode of the pid namespace>-<pid>-<start in ticks>.
+    """
+    match = RUN.fullmatch(run or "")
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        here = match and (match[1], int(match[2])) == (boot, os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return False
+    return bool(here) and started(int(match[3])) != int(match[4])
 
 
 def children(parent: int) -> list[int]:

@@ -34,6 +34,17 @@ def cancelled(operation: str, set_stats: dict | None, view: JobView, task: str |
     return made | {"ok": False, "cancelled": True}
 
 
+def killed(
+    operation: str, set_stats: dict | None, view: JobView, task: str | None, complaints: Iterable[str] = ()
+) -> dict:
+    """The result of a run whose ansible-playbook came to no end of its own; tidied as after a cancel."""
+    why = " ".join(" ".join(complaints).split())[:1000].removeprefix("[ERROR]: ").rstrip(".")
+    cut = f"{why or 'ansible-playbook was killed'}{f' at “{task}”' if task else ''}."
+    after = (set_stats or {}).get("message") or "Run it again: it takes up whatever is there."
+    made = {"changed": view.changed, **(set_stats or {})}
+    return made | {"operation": operation, "ok": False, "message": f"{cut} {after}"}
+
+
 def interrupted(operation: str, view: JobView) -> dict:
     """The result of a run whose supervisor was killed or whose machine went down."""
     where = f" at “{view.current_task}”" if view.current_task else " before its first task"

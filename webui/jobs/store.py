@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import json
 import os
 import shutil
 import statistics
@@ -12,12 +11,13 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from webui import cores
-from webui.jobs import processes, result
+from webui.jobs import extra, processes, result
 from webui.jobs.catalogue import operations, validate
 from webui.jobs.environment import KEPT, KEPT_PREFIXES, MASK, shown_command
-from webui.jobs.folder import FINAL, ID, UNTIDY, is_held, locked, new_id, scrub, take, write_json
+from webui.jobs.folder import FINAL, ID, UNTIDY, is_held, locked, new_id, scrub, take, write_json, write_lock
 from webui.jobs.job import Job
 
 KEEP = 200  # jobs; SPARK_CONTROL_KEEP_JOBS
@@ -43,6 +43,14 @@ class InvalidVariables(ValueError):
     def __init__(self, errors: list[dict[str, str]]):
         super().__init__(" ".join(f"{error['field']}: {error['message']}" for error in errors))
         self.errors = errors
+
+
+class Laid(NamedTuple):
+    """A job whose folder is laid: itself, its held lock, and its variables as checked, secrets in clear."""
+
+    job: Job
+    lock: int
+    variables: dict
 
 
 class JobStore:
@@ -120,7 +128,7 @@ class JobStore:
         runs (previews and background jobs don't count). The check and the start are one step, for every
         process.
         """
-        job, lock = self.create(
+        laid = self.create(
             operation,
             variables,
             check=check,
@@ -130,13 +138,13 @@ class JobStore:
             exclusive=exclusive,
         )
         try:
-            self._spawn(job, lock)
+            self._spawn(laid)
         except OSError as error:
             reason = f"its process could not be started ({error.strerror})."
-            self._settle(job, "failed", result.crashed(operation, reason))
+            self._settle(laid.job, "failed", result.crashed(operation, reason))
         finally:
-            os.close(lock)  # the supervisor has inherited it
-        return job
+            os.close(laid.lock)  # the supervisor has inherited it
+        return laid.job
 
     def create(
         self,
@@ -148,8 +156,8 @@ class JobStore:
         asked_by: str = "terminal",
         background: bool = False,
         exclusive: Collection[str] = (),
-    ) -> tuple[Job, int]:
-        """Lay a job's folder; returns it and its held lock, for the supervisor to be. Raises as `start`."""
+    ) -> Laid:
+        """Lay a job's folder, for the supervisor to be. Raises as `start`."""
         known = operations(self.project)
         if operation not in known:
             names = ", ".join(known) or "none yet"
@@ -179,7 +187,7 @@ class JobStore:
                 for other in self.running():
                     if other.operation in exclusive and not other.check:
                         raise JobRunning(other)
-            return self._lay(data, clean)
+            return Laid(*self._lay(data), clean)
 
     def cancel(self, job_id: str, by: str = "page") -> bool:
         """Ask a job to end. True when it was still going; asking again does no harm."""
@@ -199,11 +207,17 @@ class JobStore:
         """At start-up: write down as interrupted what nobody is running any more. Returns those jobs."""
         found = []
         for job in self._newest():
-            if job.data.get("status") not in FINAL and job.status == "interrupted":
-                with locked(self.folder / ".lock"):
-                    self._settle(job, "interrupted", job.result)
+            if self.bury(job):
                 found.append(job)
         return found
+
+    def bury(self, job: Job) -> bool:
+        """Write a job down as interrupted that nobody is running any more; False for any other."""
+        with locked(self.folder / ".lock"):
+            if job.data.get("status") in FINAL or job.status != "interrupted":
+                return False
+            self._settle(job, "interrupted", job.result)
+        return True
 
     def end_leftovers(self) -> "list[int]":
         """End the processes that an interrupted job of this folder left behind; returns their pids."""
@@ -283,7 +297,7 @@ class JobStore:
                 break
         return found or idle[:9]
 
-    def _lay(self, data: dict, variables: dict) -> tuple[Job, int]:
+    def _lay(self, data: dict) -> tuple[Job, int]:
         while True:
             now = time.time()
             final = self.folder / new_id(now)
@@ -293,8 +307,8 @@ class JobStore:
         scratch.mkdir(mode=0o700)
         lock = take(scratch / "lock")
         try:
-            write_json(scratch / "vars.json", unsafe(variables))
             data = {"id": final.name, "created": now, **data}
+            write_lock(lock, data)
             write_json(scratch / "job.json", data)
             os.rename(scratch, final)
         except BaseException:
@@ -302,12 +316,13 @@ class JobStore:
             raise
         return Job(final, data), lock
 
-    def _spawn(self, job: Job, lock: int) -> None:
+    def _spawn(self, laid: Laid) -> None:
+        job, lock, held = laid.job, laid.lock, extra.keep(laid.variables)
         env = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
         env |= {"SPARK_CONTROL_STATE": str(self.state), "SPARK_CONTROL_PROJECT": str(self.project)}
         env |= {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         env.pop(processes.TAG, None)  # a job that a playbook starts is not part of that playbook's job
-        with open(job.dir / "supervisor.log", "ab") as log, cores.unpinned():
+        with open(held, "rb"), open(job.dir / "supervisor.log", "ab") as log, cores.unpinned():
             child = subprocess.Popen(
                 [
                     sys.executable,
@@ -319,13 +334,15 @@ class JobStore:
                     job.id,
                     "--lock",
                     str(lock),
+                    "--variables",
+                    str(held),
                 ],
                 cwd=Path(__file__).parents[2],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(lock,),
+                pass_fds=(lock, held),
                 start_new_session=True,
             )
         # Nobody waits for it, but a child that ended stays a zombie until its parent looks.
@@ -339,34 +356,6 @@ class JobStore:
         data = {**job.data, "status": status, "ended": ended, "changed": bool(found.get("changed"))}
         write_json(job.dir / "job.json", data)
         scrub(job.dir)
-
-
-def unsafe(value: object) -> object:
-    """Extra variables that Ansible does not template: a caller's `{{ … }}` stays these characters."""
-    if isinstance(value, str):
-        return {"__ansible_unsafe": value}
-    if isinstance(value, Mapping):
-        return {key: unsafe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [unsafe(item) for item in value]
-    return value
-
-
-def safe(value: object) -> object:
-    """The inverse of `unsafe`."""
-    if isinstance(value, dict):
-        if value.keys() == {"__ansible_unsafe"}:
-            return value["__ansible_unsafe"]
-        return {key: safe(item) for key, item in value.items()}
-    return [safe(item) for item in value] if isinstance(value, list) else value
-
-
-def load_variables(folder: Path) -> dict:
-    """A job's extra variables as they were given; empty when they are gone."""
-    try:
-        return safe(json.loads((folder / "vars.json").read_bytes()))
-    except (OSError, ValueError):
-        return {}
 
 
 def _old(path: Path) -> bool:

@@ -18,14 +18,16 @@ import time
 import traceback
 from pathlib import Path
 
-from webui.jobs import events, processes, result
+from webui.jobs import events, extra, processes, result
 from webui.jobs.environment import MASK, environment, program, with_runner
-from webui.jobs.folder import scrub, write_json
+from webui.jobs.folder import scrub, write_json, write_lock
 from webui.jobs.job import Job
-from webui.jobs.store import JobStore, load_variables, unsafe
+from webui.jobs.mourner import Mourner
+from webui.jobs.store import JobStore
 
 GRACE = 10.0  # seconds that ansible-playbook has to end by itself
 TIDY_SECONDS = 60.0  # bound of the tidying run
+ASKERS = {"page": "the page", "api": "the API"}  # who holds the lease of a job that was asked for there
 SHORTEST_SECRET = 4  # characters; masking a shorter one would mask half of every output
 
 
@@ -36,15 +38,16 @@ class _Cancelled(Exception):
 class Supervisor:
     """Runs one job. `lock`: the held descriptor of its lock; `live`: print Ansible's output as it comes."""
 
-    def __init__(self, store: JobStore, job: Job, lock: int, *, live: bool):
+    def __init__(self, store: JobStore, job: Job, lock: int, variables: dict, *, live: bool):
         self.store, self.job, self.live = store, job, live
         os.set_inheritable(lock, False)
         self.lock = lock  # kept open, hence held, until this process ends
         self.view = job.view()
-        self.variables = load_variables(job.dir)
+        self.variables = variables
         secrets = {name for name, value in job.variables.items() if value == MASK}
         self.secrets = _strings([self.variables.get(name) for name in secrets])
         self.set_stats: dict | None = None
+        self.counted = False  # the playbook came to its own end, which its last event tells
         self.hostless = False  # a play found no host; ansible-playbook calls that a success
         self.complaints: list[str] = []
         self.playbook_pid: int | None = None
@@ -61,7 +64,7 @@ class Supervisor:
         self.data["started"] = time.time()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        code = None
+        code, mourner = None, Mourner(self.store, self.job)
         try:
             self._write()
             if (self.job.dir / "cancel").exists():
@@ -78,6 +81,7 @@ class Supervisor:
             status = "cancelled" if self.stopping.is_set() else "failed"
             found = result.crashed(self.job.operation, f"{type(error).__name__}: {error}")
         self._finish(status, found, code)
+        mourner.dismiss()
         return found
 
     def _outcome(self, code: int | None) -> tuple[str, dict]:
@@ -89,6 +93,10 @@ class Supervisor:
             if code == 0 and self.set_stats is not None:
                 return "successful", result.finished(operation, "successful", self.set_stats, self.view)
             return "cancelled", result.cancelled(operation, self._tidy(), self.view, self.cut_at)
+        if self.view.plays and not self.counted:
+            self.cut_at = self.view.current_task
+            processes.end(self.store.state, {self.job.id}, grace=1.0)
+            return "failed", result.killed(operation, self._tidy(), self.view, self.cut_at, self.complaints)
         if self.hostless and not self.view.tasks:
             return "failed", result.crashed(operation, "the inventory names no host for it.")
         status = "successful" if code == 0 else "failed"
@@ -117,11 +125,9 @@ class Supervisor:
         from ansible_runner.runner import Runner
 
         folder = self.job.dir
-        extra = unsafe(variables) | {
-            "spark_control_job": self.job.id,
-            "spark_control_dead_jobs": self.store.dead(),
-        }
-        write_json(folder / "vars.json", extra)
+        told = {"spark_control_job": self.job.id, "spark_control_dead_jobs": self.store.dead()}
+        if self.job.asked_by != "terminal":  # then the playbook names the user and the machine
+            told["spark_control_asked_by"] = ASKERS.get(self.job.asked_by, self.job.asked_by)
         config = RunnerConfig(
             private_data_dir=str(folder),
             project_dir=str(self.store.project),
@@ -144,15 +150,16 @@ class Supervisor:
         self._offset = events.TIDY if ident == "tidy" else 0
         runner = Runner(config, event_handler=self._on_event, status_handler=self._on_status)
         try:
-            runner.run()
+            with extra.Pipe(folder / "vars.json", variables | told):
+                runner.run()
         except _Cancelled:
             raise
         except Exception:
             # A stray process can keep the terminal open for longer than runner has patience (pexpect's
             # TIMEOUT).
-            if runner.rc is None and self.set_stats is None and not self.stopping.is_set():
+            if not self.view.plays and not self.stopping.is_set():
                 raise
-            return 0 if self.set_stats is not None and not self.view.failed else runner.rc
+            return 0 if self.counted and not self.view.failed else runner.rc
         return runner.rc
 
     # Runner's callbacks
@@ -177,6 +184,7 @@ class Supervisor:
             self.data["playbook_pid"] = raw["pid"]
             self._write()
         if raw["event"] == "playbook_on_stats":
+            self.counted = True
             found = (raw.get("event_data") or {}).get("artifact_data") or {}
             self.set_stats = found["result"] if isinstance(found.get("result"), dict) else None
         elif raw["event"] == "playbook_on_no_hosts_matched":
@@ -257,6 +265,7 @@ class Supervisor:
 
     def _write(self, *, durable: bool = False) -> None:
         write_json(self.job.dir / "job.json", self.data, durable=durable)
+        write_lock(self.lock, self.data)
 
 
 def _strings(value: object) -> list[str]:

@@ -20,8 +20,8 @@ _ENDS = {
 # Steps of the playbook, not of the cluster: nobody waits for them or wants them in a list of what was done.
 _QUIET = tuple(
     prefix + action
-    for action in ("validate_argument_spec", "include_tasks", "include_role", "set_fact", "set_stats")
-    for prefix in ("", "ansible.builtin.")
+    for action in ("validate_argument_spec", "include_tasks", "include_role", "set_fact", "set_stats", "spark_options")
+    for prefix in ("", "ansible.builtin.", "spark.control.")
 )
 
 
