@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
@@ -460,6 +461,27 @@ def test_the_metrics_count_searches(embedded):
     client = embedded.test_client()
     client.get("/api/collections")
     assert 'requests_total{endpoint="collections.collections",model="",status="200"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("said", [b"", b"hello", b"{}", b"[]", b'{"result": null}', b'{"result": {"collections": 7}}'])
+def test_a_port_that_answers_and_is_no_qdrant_is_a_503(ports, tmp_path, said):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = made_app(tmp_path, embeddings=ports["embeddings"], qdrant=server.server_port).test_client()
+        answer = client.get("/api/collections")
+        server.shutdown()
+    assert answer.status_code == 503, answer.json
 
 
 def test_a_qdrant_server_that_is_down_is_a_503(ports, tmp_path):

@@ -193,6 +193,8 @@ class ServerStore:
             raise Wrong(text) from None
         except (ResponseHandlingException, ApiException, OSError) as error:
             raise Unavailable(f"{self.where} does not answer.") from error
+        except (json.JSONDecodeError, AssertionError) as error:  # the client's own word for an answer without a result
+            raise Unavailable(f"{self.where} answers, but not as Qdrant does.") from error
         except ValueError as error:  # the client's own, of local mode too
             if "not found" in str(error):
                 raise Missing(name) from None
