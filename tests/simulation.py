@@ -117,7 +117,11 @@ def survey(root: Path) -> dict[str, tuple]:
     rows, left = {}, [""]
     while left:
         folder = left.pop()
-        for entry in os.scandir(root / folder):
+        try:
+            entries = list(os.scandir(root / folder))
+        except FileNotFoundError:  # a container's, which its daemon has cleared up since
+            continue
+        for entry in entries:
             name = os.path.join(folder, entry.name)
             if entry.name in DAEMONS and folder.startswith("spark") and "/" not in folder:
                 continue

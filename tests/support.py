@@ -67,10 +67,18 @@ class Cluster:
 
     def start(self, playbook: str, *arguments: str, **variables) -> subprocess.Popen:
         """Start a playbook by hand, as from a laptop."""
-        command = [str(BIN / "ansible-playbook"), str(PROJECT / "playbooks" / f"{playbook}.yml"), *arguments]
-        command += ["-e", json.dumps(variables)] if variables else []
+        arguments += ("-e", json.dumps(variables)) if variables else ()
+        return self.program("ansible-playbook", str(PROJECT / "playbooks" / f"{playbook}.yml"), *arguments)
+
+    def program(self, name: str, *arguments: str) -> subprocess.Popen:
+        """Start a program of ours, as a person who works on these Sparks does."""
         return subprocess.Popen(
-            command, env=self.environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [BIN / name, *arguments],
+            env=self.environment,
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def run(self, playbook: str, *arguments: str, **variables) -> Run:
@@ -85,13 +93,18 @@ class Cluster:
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        return Cluster.read(process.returncode, output)
+
+    @staticmethod
+    def read(code: int, output: str) -> Run:
+        """A finished run, out of what it printed."""
         stats = re.search(r"^\s*RUN: (\{.*\})\s*$", output, re.M)
         result = json.loads(stats[1])["result"] if stats else {}
         recap = {
             host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", counts)}
             for host, counts in re.findall(r"^(\w+)\s+: (ok=.*)$", output, re.M)
         }
-        return Run(process.returncode, result, output, recap)
+        return Run(code, result, output, recap)
 
     def swap(self, model: str, *arguments: str, **variables) -> Run:
         """playbooks/swap.yml with bounds that suit a simulation."""
