@@ -303,6 +303,24 @@ def test_what_would_keep_the_old_model_from_coming_back_is_a_warning(cluster):
     assert any(warning.startswith(said) for warning in swapped.result["warnings"]), swapped.result["warnings"]
 
 
+NO_GPU = 'docker: Error response from daemon: could not select device driver "nvidia" with capabilities: [[gpu]].'
+
+
+@pytest.mark.serving
+@pytest.mark.parametrize("host", ["spark1", "spark2"])
+def test_a_docker_run_that_fails_is_told_in_dockers_words(cluster, host):
+    """On a worker the launcher goes on, so that the head's part waits for one that never was."""
+    cluster.fault(host, "run-fails", NO_GPU)
+    failed = cluster.swap("demo-pair")
+    assert failed.code != 0
+    assert "could not select device driver" in failed.result["stories"]["new"], failed.result
+    assert "exit code" not in failed.result["message"]
+    assert "ended while it loaded" not in failed.result["stories"]["new"]
+    if host == "spark2":
+        assert failed.result["reason"] == "launch_failed"
+        assert "did not start on spark2" in failed.result["stories"]["new"]
+
+
 def test_who_holds_the_memory_is_named(cluster):
     launcher = str(cluster.root / "spark1/home/spark-vllm-docker/launch-cluster.sh")
     words = ("vllm", "serve", "demo/second", "--port", "8999", "--gpu-memory-utilization", "0.8")
