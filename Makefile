@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PORT ?= 9999
 DEMO_LOAD_SECONDS ?= 6
 ROUNDS ?= 50
+FIRST ?= 0
 VENV := .venv
 
 .PHONY: demo install test fuzz chaos bench lint clean lab lab-down lab-test molecule
@@ -45,7 +46,7 @@ fuzz: $(VENV)/ready-test
 
 # Rounds of killing and half-writing while a model is swapped; two clusters side by side.
 chaos: $(VENV)/ready-test
-	@CHAOS_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
+	@CHAOS_FIRST=$(FIRST) CHAOS_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
 
 # A lab of Sparks with a real sshd and a real dockerd each: up, down, and what is proven on it.
 lab: $(VENV)/ready-test
@@ -56,7 +57,7 @@ lab-down: $(VENV)/ready-test
 
 lab-test: $(VENV)/ready-test
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m lab tests/lab $(PYTEST_ARGS)
-	@CHAOS_ROUNDS=42 $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
+	@CHAOS_FIRST=10 CHAOS_ROUNDS=42 $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
 
 # Every role's scenario; for one of them: cd roles/<role> && molecule test
 molecule: $(VENV)/ready-test

@@ -106,8 +106,9 @@ class Chaos:
         self.lines: list[str] = []
         threading.Thread(target=self.lines.extend, args=(self.run.stdout,), daemon=True).start()
         if road == "command":
-            fresh = lambda: next((job for job in self.store.list() if job.id not in known), None)  # noqa: E731
-            self.job = wait_for(fresh, what=f"{self}: a job")
+            self.job = wait_for(
+                lambda: next((job for job in self.store.list() if job.id not in known), None), what=f"{self}: its job"
+            )
 
     def reach(self, step: str) -> None:
         """Wait until the swap is at that step, or past it."""

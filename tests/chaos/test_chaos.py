@@ -1,4 +1,4 @@
-"""Rounds of chaos on the simulated Sparks: ten in `make test`, any number by `make chaos ROUNDS=`."""
+"""Rounds of chaos on the simulated Sparks: ten in `make test`, any by `make chaos ROUNDS= FIRST=`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from tests.chaos.chaos import Chaos
 
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 10)
+FIRST, ROUNDS = (int(os.environ.get(f"CHAOS_{name}") or default) for name, default in (("FIRST", 0), ("ROUNDS", 10)))
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("number", range(FIRST, FIRST + ROUNDS))
 def test_a_round_of_chaos(simulation, tmp_path, number):
     with simulation.lent(tmp_path, serving=True) as cluster:
         chaos = Chaos(cluster, number)
