@@ -12,23 +12,24 @@ VENV := .venv
 .PHONY: demo install test fuzz chaos bench lint clean lab lab-down lab-test molecule
 .DEFAULT_GOAL := demo
 
-$(VENV)/ready: pyproject.toml
+# One run of pip for what is wanted: each builds the package anew, which takes some seconds.
+define fill
 	@test -n "$(PYTHON)" || { echo "Spark Control needs Python 3.11 or newer (with venv)." >&2; exit 1; }
 	@echo "Installing into $(VENV) …"
 	@# An old pip cannot add an extra to what is installed (httpx with and without http2).
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.$(1)'
 	@touch $@
+endef
 
-$(VENV)/ready-test: $(VENV)/ready
-	@echo "Installing what the tests need …"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@
+$(VENV)/ready: pyproject.toml
+	$(call fill)
 
-$(VENV)/ready-demo: $(VENV)/ready
-	@echo "Installing what the demo needs …"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
-	@touch $@
+$(VENV)/ready-test: pyproject.toml
+	$(call fill,[test])
+
+$(VENV)/ready-demo: pyproject.toml
+	$(call fill,[demo])
 
 install: $(VENV)/ready
 
