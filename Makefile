@@ -12,13 +12,13 @@ VENV := .venv
 .PHONY: demo install test fuzz chaos bench lint clean lab lab-down lab-test molecule
 .DEFAULT_GOAL := demo
 
-# One run of pip for what is wanted: each builds the package anew, which takes some seconds.
+# One run of pip for what is wanted: each builds the package anew. What Python never imports it need not compile.
 define fill
 	@test -n "$(PYTHON)" || { echo "Spark Control needs Python 3.11 or newer (with venv)." >&2; exit 1; }
 	@echo "Installing into $(VENV) …"
 	@# An old pip cannot add an extra to what is installed (httpx with and without http2).
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.$(1)'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.$(1)'
 	@touch $@
 endef
 
