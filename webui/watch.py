@@ -263,7 +263,7 @@ class Cluster:
             lease = lease | {"expires": told + (lease.get("seconds_left") or 0)}
             # A job of ours that has ended holds nothing, nor does such a run by hand: it was kept from giving it back.
             holder = self.store.get(lease.get("id"))
-            over = bool(holder and holder.finished) or processes.is_over(lease.get("id"))
+            over = bool(holder and holder.finished) or processes.is_over(lease.get("run"))
             lease = None if over or lease["expires"] <= time.time() else lease
         return Facts(
             at=time.time(),

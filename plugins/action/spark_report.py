@@ -53,7 +53,7 @@ def report(seen: dict, addresses: dict, head: str, recipes: list[dict], recipe_d
         "head": head,
         "sparks": sparks,
         "serving": told,
-        "lease": None if lease and spark_run.is_over(lease["id"]) else lease,
+        "lease": None if lease and spark_run.is_over(lease.get("run")) else lease,
         "recipes": [
             {key: value for key, value in recipe.items() if key != "placement"} | {"fits": fitting[recipe["name"]]}
             for recipe in recipes

@@ -60,7 +60,7 @@ def decide(
         if not row["ok"]
     ]
     held = (sparks.get(head) or {}).get("lease")
-    if held and spark_run.is_over(held["id"]):
+    if held and spark_run.is_over(held.get("run")):
         supersedes = [*supersedes, held["id"]]
     if not spark_lease.yields(held, lease, supersedes=supersedes, force=force):
         problems.append(problem(head, "leased", spark_lease.describe(held)))
@@ -86,6 +86,7 @@ def decide(
         "previous_needs": needs_again(now, sparks),
         "lease_id": lease,
         "holder": holder,
+        "run": spark_run.run_id(),
         "supersedes": supersedes,
         "run_holds": bool(held and spark_lease.is_run(held)),
         "left_over": bool(held and held["id"] in supersedes),

@@ -13,7 +13,7 @@ from .spark_write import write_json
 
 # How the purpose of a run's own lease begins (roles/vllm/tasks).
 RUNS = ("swap to ", "stop of ")
-FIELDS = ("id", "holder", "purpose", "taken", "expires", "token_hash")
+FIELDS = ("id", "holder", "purpose", "taken", "expires", "token_hash", "run")
 
 
 class Leased(Exception):

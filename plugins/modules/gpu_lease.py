@@ -31,6 +31,7 @@ options:
   token_hash:
     type: str
     description: SHA-256, in hexadecimal, of a token whose owner may give the lease back.
+  run: {type: str, description: "Which run of ansible-playbook holds it, if one does, so that its end is seen."}
   supersedes:
     type: list
     elements: str
@@ -61,7 +62,7 @@ lease:
   returned: success
   type: dict
   sample: {id: 20261122-080000-ab12, holder: swap, purpose: swap to Gemma 4, taken: 1795000000.0,
-           expires: 1795000120.0, token_hash: null, seconds_left: 120.0, seconds_held: 0.0}
+           expires: 1795000120.0, token_hash: null, run: null, seconds_left: 120.0, seconds_held: 0.0}
 reason:
   description: C(leased) where somebody else holds it.
   returned: failure
@@ -84,6 +85,7 @@ def main() -> None:
             "seconds": {"type": "float", "default": 120},
             # A hash cannot be turned back into its token, so it may stand in a log.
             "token_hash": {"type": "str", "no_log": False},
+            "run": {"type": "str"},
             "supersedes": {"type": "list", "elements": "str", "default": []},
             "force": {"type": "bool", "default": False},
         },
@@ -115,7 +117,8 @@ def told(lease: dict | None) -> str:
 
 def settle(wish: dict, before: dict | None, check: bool) -> dict | None:
     """Take or give back, or in check mode judge alone; returns the lease in force afterwards."""
-    folder, wanted = wish["state_dir"], {field: wish[field] for field in ("id", "holder", "purpose", "token_hash")}
+    folder = wish["state_dir"]
+    wanted = {field: wish[field] for field in ("id", "holder", "purpose", "token_hash", "run")}
     if wish["state"] == "absent":
         theirs = (wish["id"], wish["token_hash"], wish["force"])
         if check:

@@ -46,9 +46,9 @@ decision:
       first one's code. C(previous) is what serves now, with its C(plan) where it can be put back. C(stops) is what a
       person is told will stop. C(hosts) are the Sparks that hold a model or are to get one. C(needs) is the
       memory to wait for, in bytes by host. C(arithmetic) is whether it fits, a row a node. C(lease_id) is the id under
-      which the lease is to be taken, C(holder) who takes it, C(supersedes) the ids of holders that
-      are known to be dead, which are those given and a run on this machine that is over. C(left_over) is whether one
-      of these holds it, C(run_holds) whether a run rather than a reservation does.
+      which the lease is to be taken, C(holder) who takes it, C(run) which run does, C(supersedes) the ids of holders
+      that are known to be dead, which are those given and a run on this machine that is over. C(left_over) is whether
+      one of these holds it, C(run_holds) whether a run rather than a reservation does.
   returned: always
   type: dict
 """

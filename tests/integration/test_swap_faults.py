@@ -228,7 +228,7 @@ def test_a_run_that_was_killed_says_whose_it_was_and_tidying_needs_no_more_than_
     # On this machine the run is known to be over; on any other it is only known when its lease ends.
     taken = json.loads(lease.read_text())
     assert cluster.swap("demo-small", "--check").result["outcome"] == "preview"
-    lease.write_text(json.dumps(taken | {"id": "a run on another machine"}))
+    lease.write_text(json.dumps(taken | {"run": "a run on another machine"}))
     blocked = cluster.swap("demo-small")
     assert blocked.result["reason"] == "leased"
     holder = f"{getpass.getuser()}@{socket.gethostname()}"

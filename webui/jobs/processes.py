@@ -29,7 +29,7 @@ def started(pid: int) -> int | None:
 
 
 def is_over(run: str | None) -> bool:
-    """Whether the id of a lease is one of an ansible-playbook on this machine that has come to its end.
+    """Whether a lease's `run` is an ansible-playbook on this machine that has come to its end.
 
     The id is plugins/module_utils/spark_run.py's: run-<boot id>-<inode of the pid namespace>-<pid>-<start in ticks>.
     """
