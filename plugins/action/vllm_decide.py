@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         wish["lease"] = wish["lease"] or spark_run.run_id()
         wish["holder"] = wish["holder"] or spark_run.caller()
         wish["seen"] = spark_report.per_host(task_vars, wish["seen"])
-        return {"changed": False, "decision": decide(**wish)}
+        return {"changed": False, "decision": decide(**wish) | {"run": spark_run.run_id()}}
 
 
 def decide(
@@ -86,7 +86,6 @@ def decide(
         "previous_needs": needs_again(now, sparks),
         "lease_id": lease,
         "holder": holder,
-        "run": spark_run.run_id(),
         "supersedes": supersedes,
         "run_holds": bool(held and spark_lease.is_run(held)),
         "left_over": bool(held and held["id"] in supersedes),

@@ -1,6 +1,7 @@
 """Which run of ansible-playbook this is, so that the next one on this machine knows whether it still goes on.
 
-Used on the controller, by action plugins. A job of Spark Control's has an id of its own instead.
+Used on the controller, by action plugins; the page reads the same id (webui/jobs/processes.py), since neither imports
+the other. A lease carries it beside the id of whoever took it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 import socket
 import uuid
 
+from .spark_transfer import boot, ticks
+
 _RUN = re.compile(r"run-([0-9a-f-]{36}-\d+)-(\d+)-(\d+)")
 
 
@@ -20,14 +23,14 @@ def run_id() -> str:
     Where the kernel does not tell these, any id that nobody else has.
     """
     pid = os.getppid()  # a task runs in a child of its own
-    here, began = _here(), _began(pid)
+    here, began = _here(), ticks(pid)
     return f"run-{here}-{pid}-{began}" if here and began is not None else str(uuid.uuid4())
 
 
 def is_over(run: str | None) -> bool:
     """Whether an id is one of a run on this machine that has come to its end, however it did."""
     found = _RUN.fullmatch(run or "")
-    return bool(found) and found[1] == _here() and _began(int(found[2])) != int(found[3])
+    return bool(found) and found[1] == _here() and ticks(int(found[2])) != int(found[3])
 
 
 def caller() -> str:
@@ -42,17 +45,6 @@ def caller() -> str:
 def _here() -> str | None:
     """Where a pid means the same process: this boot of this machine, and its space of pids; a container has its own."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{boot()}-{os.stat('/proc/self/ns/pid').st_ino}" if boot() else None
     except OSError:
         return None
-
-
-def _began(pid: int) -> int | None:
-    """When a living process began, in ticks since boot; None where there is none, or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -46,6 +46,7 @@ VICTIMS = (
     "half a lease",
     "half a record",
 )
+NEED_A_JOB = ("supervisor", "half a job.json", "half an event")
 QUICK = {"vllm_memory_seconds": 5, "vllm_load_seconds": 60, "vllm_answer_seconds": 5, "vllm_hold_seconds": 1}
 
 
@@ -142,14 +143,17 @@ class Chaos:
             self.kill(pid)
 
     def ansible_playbook(self) -> None:
-        for pid in [self.run.pid] if self.run and not self.job else [self.job.data.get("playbook_pid")]:
-            if pid:
-                self.kill(pid)
+        if pid := self.playbook():
+            self.kill(pid)
 
     def worker(self) -> None:
-        parent = self.run.pid if self.run and not self.job else self.job.data.get("playbook_pid")
+        parent = self.playbook()
         for pid in processes.children(parent)[:1] if parent else []:
             self.kill(pid)
+
+    def playbook(self) -> int | None:
+        """The pid of the swap's ansible-playbook; None before it is known."""
+        return self.job.data.get("playbook_pid") if self.job else self.run.pid
 
     def all_of_the_job(self) -> None:
         for pid in [*self.of_the_job(), *self.beside_the_job()]:
@@ -276,6 +280,3 @@ class Chaos:
         if self.run and self.run.poll() is None:
             self.run.kill()
         self.server.stop()
-
-
-NEED_A_JOB = ("supervisor", "half a job.json", "half an event")

@@ -14,9 +14,9 @@ PLUGINS = PROJECT / "plugins"
 COLLECTION = "ansible_collections.spark.control.plugins"
 # A row imports from the rows above it, and from none beside or below.
 LAYERS = """
-disk docker families fit host inventory launch_args model recipe_memory run write
+disk docker families fit host inventory launch_args model recipe_memory write
 facts launcher lease measured menu recipe_shell serving transfer whole workers
-hub local recipe_command rehearsal report
+hub local recipe_command rehearsal report run
 cache recipe_fields
 copy download recipe remove
 copies infer recipe_file

@@ -15,7 +15,7 @@ HEAD, WORKER = "127.0.0.1", "127.0.0.2"
 
 
 @pytest.fixture
-def host(tmp_path):
+def host(tmp_path, monkeypatch):
     """A Spark with a launcher of some shape, whose ssh gets in everywhere but at the addresses in `shut`."""
     files = PROJECT / "roles/demo_spark/files"
     folder = tmp_path / "spark/home/spark-vllm-docker"
@@ -26,6 +26,8 @@ def host(tmp_path):
     program.write_text('#!/bin/bash\nfor word; do grep -qxF "$word" "$SHUT" && exit 255; done\nexit 0\n')
     program.chmod(0o755)
     (tmp_path / "shut").touch()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SHUT", str(tmp_path / "shut"))
 
     class Host:
         settings, mods, shut = folder / ".env", folder / "mods", tmp_path / "shut"
@@ -37,15 +39,8 @@ def host(tmp_path):
             (folder / "launch-cluster.sh").chmod(0o755)
 
         def ask(self, **plan):
-            environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "SHUT": str(self.shut)}
-            old = os.environ["PATH"], os.environ.get("SHUT")
-            os.environ |= environment
-            try:
-                found = spark_launcher.look(str(folder))
-                return spark_rehearsal.rehearse(found, wanted(**plan), "vllm_node", environment)
-            finally:
-                os.environ["PATH"] = old[0]
-                os.environ.pop("SHUT")
+            found = spark_launcher.look(str(folder))
+            return spark_rehearsal.rehearse(found, wanted(**plan), "vllm_node", os.environ)
 
     return Host()
 
