@@ -74,4 +74,4 @@ lint: $(VENV)/ready-test
 	@tests/sanity.sh
 
 clean:
-	@rm -rf $(VENV) var .pytest_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) var .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ type: aggregate
 short_description: What came of the playbook, in one sentence
 description:
   - Shows the C(message) of the C(result) that a playbook of this collection sets, after everything else.
-  - Where the playbook failed before it set one, it says what failed; where no host was there for it, it says that.
+  - Where the playbook failed before it set one, it says what failed; where no host was there for it, it says that and ends with 2.
   - In a job it shows nothing, because whoever runs the job says it.
 """
 
@@ -69,6 +69,9 @@ class CallbackModule(CallbackBase):
             message = f"{self.operation} could not run: the inventory names no host for it."
         if message:
             self._display.display(" ".join(str(message).split()))
+        if self.hostless and not stats.processed:
+            # Ansible calls it a success; who schedules a swap would never learn that there was none.
+            raise SystemExit(2)
 
     def _note(self, host, sentence):
         sentence = " ".join(sentence.split())

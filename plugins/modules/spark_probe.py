@@ -115,8 +115,8 @@ def look(wanted: dict) -> dict:
         session = pool.submit(spark_host.session)
         by_pid = pool.submit(spark_host.gpu_memory_by_pid)
         launcher = pool.submit(spark_launcher.look, wanted["launcher_dir"])
-        rehearsal = pool.submit(rehearse, wanted, launcher)
         vllm = pool.submit(look_at_vllm, wanted["address"], wanted["port"])
+        rehearsal = pool.submit(rehearse, wanted, launcher, docker, vllm)
         weights = pool.submit(look_at_disks, wanted)
         seen = docker.result()
         pids = seen.pop("pids")
@@ -155,21 +155,30 @@ def strangers(by_pid: dict[int, int], ours: str) -> list[dict]:
     return sorted(told, key=lambda row: -row["bytes"])[:5]
 
 
-def rehearse(wanted: dict, launcher: Future) -> dict:
+def rehearse(wanted: dict, launcher: Future, docker: Future, vllm: Future) -> dict:
     """What the launcher would say to the plan, and to what serves, should that have to be put back: lists of troubles.
 
-    Each is null where it was not asked.
+    Each is null where it was not asked: where nothing is to be launched, because it serves already.
     """
     plan, serving = wanted["plan"], (read_record(wanted["state_dir"]) or {}).get("plan")
-    if not plan:
+    same = bool(plan and serving and serving["digest"] == plan["digest"])
+    if not plan or (same and serves(plan, docker.result(), vllm.result())):
         return {"plan": None, "serving": None}
 
     def ask(one: dict) -> list[list[str]]:
         return [list(row) for row in spark_rehearsal.rehearse(launcher.result(), one, wanted["container"], os.environ)]
 
-    told = ask(plan)
-    same = not serving or serving["digest"] == plan["digest"]
-    return {"plan": told, "serving": None if same else ask(serving)}
+    return {"plan": ask(plan), "serving": ask(serving) if serving and not same else None}
+
+
+def serves(plan: dict, seen: dict, vllm: dict | None) -> bool:
+    """Whether this host's container is the plan's, from today's image, and answers to its name."""
+    container = seen["container"] or {}
+    return (
+        container.get("labels", {}).get(spark_docker.LABEL_DIGEST) == plan["digest"]
+        and container["image_id"] == seen["images"].get(plan["image"])
+        and plan["served_name"] in (vllm or {}).get("models", [])
+    )
 
 
 def look_at_disks(wanted: dict) -> dict:

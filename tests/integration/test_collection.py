@@ -108,7 +108,7 @@ def test_a_run_that_fails_before_its_result_ends_in_a_sentence(installed, tmp_pa
     assert away.returncode != 0
     assert last_line(away).startswith("spark1 does not answer: ")
     nobody = run("swap", "-i", "spark1,", "-e", "model=x")
-    assert last_line(nobody) == "swap could not run: the inventory names no host for it."
+    assert (nobody.returncode, last_line(nobody)) == (2, "swap could not run: the inventory names no host for it.")
 
 
 def test_a_kept_connection_notices_that_its_host_vanished(installed, tmp_path):

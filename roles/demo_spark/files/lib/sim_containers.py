@@ -17,10 +17,7 @@ import contextlib
 import json
 import os
 import re
-import secrets
-import shutil
 import signal
-import subprocess
 import time
 from datetime import UTC, datetime
 
@@ -103,6 +100,8 @@ class Container:
 
     def spawn(self, argv, workdir=None, env=None, **streams):
         """A process of this container (Popen). Raises DockerError when there is no such program or folder."""
+        import subprocess  # here, as below: a look asks docker ten times, and most of a call's time is its imports
+
         argv = [self.translate(word) for word in argv]
         environment = self.environment(env)
         if not workdir or os.path.normpath(workdir) == "/":
@@ -116,6 +115,8 @@ class Container:
 
     def check_program(self, name):
         """Raise DockerError where the container has no such program on its PATH."""
+        import shutil
+
         if "/" not in name and not shutil.which(name, path=self.environment()["PATH"]):
             raise self.no_program(name)
 
@@ -127,6 +128,8 @@ class Container:
 
     def boot(self):
         """Start PID 1. It ignores TERM, as PID 1 of a container does when it sets no handler."""
+        import subprocess
+
         os.makedirs(self.path("rootfs", "workspace"), exist_ok=True)
         os.makedirs(self.path("rootfs", "root"), exist_ok=True)
         os.makedirs(self.path("execs"), exist_ok=True)
@@ -151,6 +154,8 @@ class Container:
         self.save()
 
     def exec_detached(self, argv, workdir=None, env=None):
+        import subprocess
+
         nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.record(self.spawn(argv, workdir, env, **nothing), argv, workdir, env)
 
@@ -183,6 +188,8 @@ class Container:
             time.sleep(0.01)
 
     def remove(self):
+        import shutil
+
         self.kill_processes()
         link = self.host.path("docker", "names", self.name)
         with contextlib.suppress(OSError):
@@ -253,7 +260,7 @@ def find(host, name):
 
 def create(host, name, image, command, env, labels, binds, auto_remove, arguments):
     """Make a container and start it. `image` is an entry of images.json and the name it was asked by."""
-    identifier = secrets.token_hex(32)
+    identifier = os.urandom(32).hex()
     name = name or f"demo_{identifier[:8]}"
     link = host.path("docker", "names", name)
     with host.locked("docker/lock"):

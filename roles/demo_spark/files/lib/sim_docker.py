@@ -8,8 +8,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 
@@ -200,6 +198,8 @@ def do_exec(host, arguments):
     if values(options, "-d", "--detach"):
         container.exec_detached(rest[1:], workdir, environment)
         return 0
+    import subprocess
+
     interactive = values(options, "-i", "--interactive", "-it", "-ti")
     return container.exec_attached(rest[1:], workdir, environment, stdin=None if interactive else subprocess.DEVNULL)
 
@@ -251,6 +251,8 @@ def do_kill(host, arguments):
 
 
 def do_cp(host, arguments):
+    import shutil
+
     _unused, paths = flags("cp", arguments, set(), {"-a", "--archive", "-L", "--follow-link", "-q", "--quiet"})
     if len(paths) != 2:
         raise DockerError('docker: "docker cp" requires exactly 2 arguments')

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -49,6 +48,8 @@ def running(host):
 
 def start(host, python=None):
     """Start the daemon in a session of its own, unless it runs. Returns whether it was started."""
+    import subprocess
+
     if running(host):
         return False
     subprocess.Popen(
