@@ -16,7 +16,8 @@ type: aggregate
 short_description: What came of the playbook, in one sentence
 description:
   - Shows the C(message) of the C(result) that a playbook of this collection sets, after everything else.
-  - Where the playbook failed before it set one, it says what failed; where no host was there for it, it says that and ends with 2.
+  - Where the playbook failed before it set one, it says what failed. Where no host was there for it, it says that and
+    ends with 2.
   - In a job it shows nothing, because whoever runs the job says it.
 """
 

@@ -273,6 +273,7 @@ def test_what_the_launcher_would_refuse_is_told_before_anything_stops(cluster):
     settings = cluster.root / "spark1/home/spark-vllm-docker/.env"
     settings.write_text("CLUSTER_NODES\n")
     refused = cluster.swap("demo-pair")
+    assert cluster.swap("demo-small").result["outcome"] == "unchanged"  # what serves needs no launcher
     settings.unlink()
     assert refused.result["reason"] == "launcher_settings", refused.output
     assert "line 1 has no" in refused.result["message"]
