@@ -5,7 +5,6 @@ An action plugin, because it reads nothing but its arguments and the controller 
 
 from __future__ import annotations
 
-from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.spark.control.plugins.module_utils import (
@@ -164,26 +163,11 @@ def unwell(plan: dict, sparks: dict, nodes: list[str], head: str) -> list[dict]:
     if len({identity for identity in ids.values() if identity}) > 1:
         text = f"The image {plan['image']} is not the same on {spark_report.join(list(ids))}; copy it to all of them."
         found.append(problem(head, "image_missing", text))
-    found += [problem(head, *trouble) for trouble in launcher_trouble(launcher, plan.get("container"), head)]
+    if launcher and not launcher["present"]:
+        text = f"There is no working launcher at {launcher['path']} on {head}."
+        found.append(problem(head, "launcher_missing", text))
     rehearsed = ((sparks.get(head) or {}).get("rehearsal") or {}).get("plan")
     return found + [problem(head, *trouble) for trouble in rehearsed or []]
-
-
-def launcher_trouble(launcher: dict, container: str | None, head: str) -> list[tuple[str, str]]:
-    """(code, message) of what is wrong with the head's launcher, or with the settings that it reads beside itself."""
-    if not launcher:
-        return []
-    if not launcher["present"]:
-        return [("launcher_missing", f"There is no working launcher at {launcher['path']} on {head}.")]
-    settings = launcher.get("dot_env") or {}
-    file, found = f"{Path(launcher['path']).parent}/.env on {head}", []
-    named = settings.get("container")
-    if named and named != container:
-        text = f"CONTAINER_NAME={named} in {file} wins over vllm_container, which is {container}: take that line out, "
-        found.append(("launcher_settings", f"{text}or set vllm_container to {named}."))
-    for name in settings.get("spaced") or []:
-        found.append(("launcher_settings", f"{name} in {file} has a space in its value, which the launcher splits."))
-    return found
 
 
 def warnings(seen: dict, sparks: dict, head: str, now: dict | None, problems: list[dict]) -> list[str]:

@@ -32,7 +32,7 @@ def rehearse(found: Mapping, plan: Mapping, container: str, environment: Mapping
     if not found["present"]:
         return []
     here = plan["nodes"][0]["host"]
-    told = settings_trouble(found, plan, here)
+    told = settings_trouble(found, plan, here, container)
     if told:
         return told
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,24 +66,28 @@ def rehearse(found: Mapping, plan: Mapping, container: str, environment: Mapping
     return explain(done.stdout.decode(errors="replace"), plan, here) if done.returncode else []
 
 
-def settings_trouble(found: Mapping, plan: Mapping, here: str) -> list[Trouble]:
+def settings_trouble(found: Mapping, plan: Mapping, here: str, container: str) -> list[Trouble]:
     """What the launcher's own settings say against the plan, beside what it finds itself."""
     settings = found.get("dot_env") or {}
     file = f"{os.path.join(os.path.dirname(found['path']), '.env')} on {here}"
     if settings.get("broken"):
         text = f"The launcher cannot read {file}: {settings['broken']}. Mend that line, or take it out."
         return [Trouble("launcher_settings", text)]
-    address = settings.get("local_ip")
-    if not address or (plan["mode"] == "solo" and not shape_of(found).heeds_local_ip_alone):
-        return []
-    known = plan["nodes"][0]["address"]
-    if plan["mode"] == "cluster" and address != known:
-        text = f"LOCAL_IP={address} in {file} is not {known}, by which the other Sparks know it"
-        return [Trouble("launcher_settings", f"{text}: set it to {known}, or take that line out.")]
-    if not is_own(address):
-        text = f"LOCAL_IP={address} in {file} is no address of {here}: set it to {known}, or take that line out."
-        return [Trouble("launcher_settings", text)]
-    return []
+    told, named, address = [], settings.get("container"), settings.get("local_ip")
+    if named and named != container:
+        text = f"CONTAINER_NAME={named} in {file} wins over vllm_container, which is {container}: take that line out, "
+        told.append(f"{text}or set vllm_container to {named}.")
+    for name in settings.get("spaced") or []:
+        told.append(f"{name} in {file} has a space in its value, which the launcher splits.")
+    if address and (plan["mode"] == "cluster" or shape_of(found).heeds_local_ip_alone):
+        known = plan["nodes"][0]["address"]
+        if plan["mode"] == "cluster" and address != known:
+            text = f"LOCAL_IP={address} in {file} is not {known}, by which the other Sparks know it"
+            told.append(f"{text}: set it to {known}, or take that line out.")
+        elif not is_own(address):
+            text = f"LOCAL_IP={address} in {file} is no address of {here}: set it to {known}, or take that line out."
+            told.append(text)
+    return [Trouble("launcher_settings", text) for text in told]
 
 
 def is_own(address: str) -> bool:

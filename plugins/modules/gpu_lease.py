@@ -31,7 +31,11 @@ options:
   token_hash:
     type: str
     description: SHA-256, in hexadecimal, of a token whose owner may give the lease back.
-  run: {type: str, description: "Which run of ansible-playbook holds it, if one does, so that its end is seen."}
+  run:
+    type: str
+    description:
+      - Which run of ansible-playbook holds it, if one does, so that its end is seen.
+      - A lease of a run that has ended on the machine of the present one is replaced.
   supersedes:
     type: list
     elements: str

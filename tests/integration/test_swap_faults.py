@@ -228,6 +228,9 @@ def test_a_run_that_was_killed_says_whose_it_was_and_tidying_needs_no_more_than_
     # On this machine the run is known to be over; on any other it is only known when its lease ends.
     taken = json.loads(lease.read_text())
     assert cluster.swap("demo-small", "--check").result["outcome"] == "preview"
+    reserved = cluster.run("gpu_lease", "--check", holder="ComfyUI")
+    assert reserved.result["message"] == "The GPUs are reserved by ComfyUI.", reserved.output
+    assert cluster.run("gpu_lease", "--check", state="absent", holder="ComfyUI").result["reason"] == "leased"
     lease.write_text(json.dumps(taken | {"run": "a run on another machine"}))
     blocked = cluster.swap("demo-small")
     assert blocked.result["reason"] == "leased"

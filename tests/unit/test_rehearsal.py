@@ -108,6 +108,21 @@ def test_settings_that_the_launcher_cannot_read_are_told_by_the_line(host, shape
     assert (code, said in message) == ("launcher_settings", True), message
 
 
+@pytest.mark.parametrize("shape", ["september", "october", "mute"])
+def test_settings_that_would_spoil_a_launch_are_told_all_at_once(host, shape):
+    host.lay(shape)
+    host.settings.write_text('CONTAINER_NAME=mine\nCONTAINER_NOTE="two words"\nLOCAL_IP=192.0.2.7\n')
+    told = host.ask()
+    assert {code for code, _message in told} == {"launcher_settings"}
+    file = f"{host.settings} on spark1"
+    for said in (
+        f"CONTAINER_NAME=mine in {file} wins over vllm_container, which is vllm_node: take that line out",
+        f"CONTAINER_NOTE in {file} has a space in its value",
+        f"LOCAL_IP=192.0.2.7 in {file} is not {HEAD}",
+    ):
+        assert sum(message.startswith(said) for _code, message in told) == 1, told
+
+
 def test_settings_that_the_launcher_reads_are_nothing_against_a_plan(host):
     host.lay("september")
     host.settings.write_text(f'# mine\n\n ETH_IF = x \nEMPTY=\nLOCAL_IP="{HEAD}"\nCONTAINER_NAME=vllm_node\n')

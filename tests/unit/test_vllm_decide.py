@@ -154,16 +154,6 @@ def test_half_of_the_weights_go_on_each_of_two_sparks():
         ({"docker": {"ok": False, "error": "no daemon"}}, "docker", "no daemon"),
         ({"images": {"vllm-node": None}}, "image_missing", "vllm-node is not on spark1"),
         ({"launcher": {"path": "/l", "present": False}}, "launcher_missing", "/l on spark1"),
-        (
-            {"launcher": {"path": "/l/launch-cluster.sh", "present": True, "dot_env": {"container": "mine"}}},
-            "launcher_settings",
-            "CONTAINER_NAME=mine in /l/.env on spark1 wins over vllm_container, which is vllm_node",
-        ),
-        (
-            {"launcher": {"path": "/l/launch-cluster.sh", "present": True, "dot_env": {"spaced": ["CONTAINER_NOTE"]}}},
-            "launcher_settings",
-            "CONTAINER_NOTE in /l/.env on spark1 has a space",
-        ),
         ({"lease": {"id": "x", "holder": "ComfyUI", "purpose": "", "seconds_left": 720}}, "leased", "ComfyUI"),
     ],
 )
@@ -188,11 +178,6 @@ def test_images_are_compared_as_the_heads_launcher_compares_them(shape, content,
     here = answer(launcher=launcher, image_contents={"vllm-node": "sha256:same"})
     there = answer(images={"vllm-node": "sha256:2"}, image_contents={"vllm-node": content})
     assert decided(plan(hosts=("spark1", "spark2")), {"spark1": here, "spark2": there})["reason"] == reason
-
-
-def test_a_name_in_the_launchers_settings_that_is_ours_stands_in_no_way():
-    launcher = {"path": "/l", "present": True, "dot_env": {"container": "vllm_node", "spaced": []}}
-    assert decided(plan(), {"spark1": answer(launcher=launcher)})["changes"]
 
 
 def test_weights_missing_on_one_of_two_hosts():
