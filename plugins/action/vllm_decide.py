@@ -5,7 +5,6 @@ An action plugin, because it reads nothing but its arguments and the controller 
 
 from __future__ import annotations
 
-
 from ansible.plugins.action import ActionBase
 from ansible_collections.spark.control.plugins.module_utils import (
     spark_launcher,
