@@ -68,7 +68,7 @@ bench: $(VENV)/ready-test
 	@for bench in tests/bench/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
 
 lint: $(VENV)/ready-test
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/ansible-playbook --syntax-check -i inventory/demo playbooks/*.yml >/dev/null
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-lint --offline -q
 	@tests/sanity.sh

@@ -11,10 +11,9 @@ from htmx_flask import Htmx
 from werkzeug.exceptions import HTTPException
 
 from webui import guard
-from webui.api import problems
-from webui.api.problems import Problem
+from webui.core import problems, words
+from webui.core.problems import Problem
 from webui.jobs import JobStore
-from webui.pages import words
 from webui.watch import Cluster
 
 log = logging.getLogger("spark-control")

@@ -284,7 +284,7 @@ def told(error):
 
 def refusal(refused, path):
     """The bytes of the answer: OpenAI's error object below /v1/, problem details elsewhere."""
-    from webui.api import problems  # in the worker only: the master needs none of it
+    from webui.core import problems  # in the worker only: the master needs none of it
     from webui.gateway import errors
 
     phrase = HTTPStatus(refused.status).phrase

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from flask import Response, current_app, redirect, request
 
-from webui.api import problems
-from webui.api.problems import Problem
+from webui.core import problems
+from webui.core.problems import Problem
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
 VPN = ipaddress.ip_network("100.64.0.0/10")  # what Tailscale and the like hand out

@@ -14,7 +14,7 @@ import pytest
 
 from tests.gateway import Gateway, Upstream
 from tests.support import wait_for
-from webui.api.problems import Problem
+from webui.core.problems import Problem
 from webui.pages.chat import TURNS, Conversation, Conversations, Turn
 
 HTMX = {"HX-Request": "true", "HX-Current-URL": "http://127.0.0.1/chat"}
@@ -101,6 +101,11 @@ def question(gateway, text, conversation=None):
     return headers["HX-Push-Url"].rsplit("/", 1)[1], fragment
 
 
+def asked_last(upstream):
+    """The newest chat that reached the upstream, which is also asked how it is."""
+    return [seen for seen in upstream.seen if seen.method == "POST"][-1]
+
+
 def events(text):
     """[(event, data)] of a stream."""
     found = []
@@ -129,7 +134,7 @@ def test_an_answer_streams_in_and_stays(gateway, upstream):
     assert "Hi &lt;b&gt;you&lt;/b&gt;\n\nthere" in end
     assert "3 tokens" in end
     assert "sse-" not in end
-    sent = json.loads(upstream.seen[-1].body)
+    sent = json.loads(asked_last(upstream).body)
     assert sent["messages"] == [{"role": "user", "content": "hello\nthere"}]
     assert sent["model"] == upstream.models[0]
     page = ask(gateway, "GET", f"/chat/{key}")[2]
@@ -147,7 +152,7 @@ def test_the_next_question_takes_along_what_was_said(gateway, upstream):
     key, _ = answered(gateway, "hello")
     answered(gateway, "full of words", key)
     answered(gateway, "think", key)
-    roles = [(message["role"], message["content"]) for message in json.loads(upstream.seen[-1].body)["messages"]]
+    roles = [(message["role"], message["content"]) for message in json.loads(asked_last(upstream).body)["messages"]]
     # The refused one is left out: chat templates want questions and answers in turn.
     assert roles == [("user", "hello"), ("assistant", "Hi <b>you</b>\n\nthere\r\n!"), ("user", "think")]
 
@@ -190,7 +195,7 @@ def open_stream(gateway, path):
 def test_closing_the_page_ends_the_answer_and_it_can_be_asked_again(gateway, upstream):
     key, fragment = question(gateway, "wait")
     connection, answer = open_stream(gateway, f"/chat/{key}/1/stream")
-    asked = upstream.seen[-1]
+    asked = asked_last(upstream)
     answer.close()
     connection.close()
     assert asked.gone.wait(5)
@@ -208,7 +213,7 @@ def test_stop_is_the_end_of_it(gateway, upstream):
     assert (status, 'class="body stopped"' in fragment, "sse-connect" in fragment) == (200, True, False)
     answer.close()
     connection.close()  # what the page does when the fragment replaces the stream's
-    assert upstream.seen[-1].gone.wait(5)
+    assert asked_last(upstream).gone.wait(5)
     wait_for(lambda: gateway.metric("in_flight") == 0, 5, "the place")
     assert 'class="body stopped"' in ask(gateway, "GET", f"/chat/{key}")[2]
 
@@ -258,7 +263,7 @@ def test_the_line_for_a_terminal_does_the_same(gateway, upstream):
     assert shlex.split(line)[0] == "curl"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.endswith("data: [DONE]\n\n")
-    assert json.loads(upstream.seen[-1].body)["messages"][-1]["content"] == 'hello it\'s <me> & "you"'
+    assert json.loads(asked_last(upstream).body)["messages"][-1]["content"] == 'hello it\'s <me> & "you"'
 
 
 def test_only_the_newest_conversations_are_kept():

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import wait_for
 from tests.unit.web_project import TASKS, probe
-from webui.api import looks
+from webui.core import looks
 
 STARTS = [
     "/setup?model=me/tuned",

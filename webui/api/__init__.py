@@ -1,6 +1,7 @@
 """The JSON twin of the pages: the same checks, the same words, the same jobs."""
 
-from webui.api import collections, health, jobs, looks, models, openapi, swap
+from webui.api import collections, health, jobs, models, openapi, swap
+from webui.core import looks
 
 
 def register(app):

@@ -5,7 +5,7 @@ import time
 from flask import Blueprint, current_app, jsonify
 
 from webui.api.swap import lease_json
-from webui.pages import view
+from webui.core import overview
 
 api = Blueprint("api", __name__)
 
@@ -23,9 +23,9 @@ def health():
     cluster.ask_live(wait=2.5)
     cluster.facts(fresh=True)
     facts, now = cluster.now(), time.time()
-    if facts.probe is None or now - facts.probed > view.STALE:
+    if facts.probe is None or now - facts.probed > overview.STALE:
         cluster.look()
-    problems = [note for note in view.notices(facts, now) if note.state in ("bad", "attention")]
+    problems = [note for note in overview.notices(facts, now) if note.state in ("bad", "attention")]
     status = "degraded" if any(note.state == "bad" for note in problems) else "ok"
     if facts.probe is None:
         status = "unknown"
@@ -52,4 +52,4 @@ def health():
 
 def _spark(spark):
     kept = ("host", "address", "reachable", "error", "memory", "gpu", "disk")
-    return {key: spark.get(key) for key in kept} | {"problems": view.spark_problems(spark)}
+    return {key: spark.get(key) for key in kept} | {"problems": overview.spark_problems(spark)}

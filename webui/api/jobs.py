@@ -5,8 +5,8 @@ import time
 
 from flask import Blueprint, current_app, jsonify, request
 
-from webui.api.problems import Problem
-from webui.pages import streams, words
+from webui.core import streams, words
+from webui.core.problems import Problem, wrong_field
 
 api = Blueprint("api_jobs", __name__)
 
@@ -52,7 +52,7 @@ def jobs():
     limit, before = number("limit", 50, 1, 200), request.args.get("before")
     operation = request.args.get("operation")
     if before is not None and not words.JOB_ID.fullmatch(before):
-        raise _wrong("before", "Expected a job's id.")
+        raise wrong_field("before", "Expected a job's id.")
     found = [
         job
         for job in current_app.extensions["cluster"].ledger.jobs()
@@ -113,9 +113,5 @@ def number(name, default, least, most):
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
-        raise _wrong(name, f"Expected a whole number from {least} to {most}.")
+        raise wrong_field(name, f"Expected a whole number from {least} to {most}.")
     return int(text)
-
-
-def _wrong(name, message):
-    return Problem(422, f"{name}: {message}", errors=[{"field": name, "message": message}])

@@ -4,10 +4,9 @@ import time
 
 from flask import Blueprint, current_app, jsonify, request
 
-from webui.api import changes, looks, wishes
-from webui.api.problems import Problem, body, fields, typed
 from webui.api.swap import accepted
-from webui.pages import menu
+from webui.core import changes, looks, menu, wishes
+from webui.core.problems import Problem, body, fields, typed, wrong_field
 
 api = Blueprint("api_models", __name__)
 PATIENCE = 20  # seconds that a caller of /api/models/suggest waits
@@ -67,7 +66,7 @@ def suggest():
     """
     nodes = request.args.get("nodes")
     if nodes is not None and nodes not in ("1", "2", "4", "8"):
-        raise wishes.wrong("nodes", "Expected 1, 2, 4 or 8.")
+        raise wrong_field("nodes", "Expected 1, 2, 4 or 8.")
     wish = wishes.suggestion(request.args.get("repo"), int(nodes) if nodes else None)
     job = looks.look("suggest_recipe", wish, asked_by="api")
     deadline = time.monotonic() + PATIENCE
@@ -78,7 +77,7 @@ def suggest():
             time.sleep(0.1)
     result = job.result or {}
     if not result.get("suggestion") or not result.get("ok"):
-        raise wishes.wrong("repo", result.get("message") or "There is no suggestion.", url=f"/jobs/{job.id}")
+        raise wrong_field("repo", result.get("message") or "There is no suggestion.", url=f"/jobs/{job.id}")
     return jsonify(result["suggestion"])
 
 

@@ -5,10 +5,10 @@ here again, and tests/integration/test_openapi.py finds it if the two differ. Wh
 its role's argument spec (webui/api/openapi.py joins the two).
 """
 
-from webui.api import collections, filters, swap, wishes
+from webui.api import swap
+from webui.core import collections, filters, wishes, words
 from webui.gateway import chat, dialects, embeddings, ingest
 from webui.jobs import STATUSES
-from webui.pages import words
 
 
 def whole(pattern):

@@ -6,9 +6,9 @@ import time
 
 from flask import Blueprint, current_app, jsonify, request
 
-from webui.api import changes
 from webui.api.jobs import as_json, find
-from webui.api.problems import Problem, body, fields, typed
+from webui.core import changes
+from webui.core.problems import Problem, body, fields, typed
 
 api = Blueprint("api_swap", __name__)
 LONGEST = 7 * 86400  # seconds of a reservation

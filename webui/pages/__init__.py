@@ -9,7 +9,8 @@ cluster = LocalProxy(lambda: current_app.extensions["cluster"])
 
 def register(app):
     """Add the pages and their event streams to the app."""
-    from webui.pages import ask, chat, dashboard, history, search, setup, streams, weights
+    from webui.core import streams
+    from webui.pages import ask, chat, dashboard, history, search, setup, weights
 
     app.extensions["streams"] = streams.Streams(app.config["STREAM_LIMIT"])
     app.extensions["hub"] = dashboard.Hub(app)

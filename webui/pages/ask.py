@@ -7,9 +7,9 @@ from flask import Blueprint, make_response, redirect, render_template, request
 from markupsafe import Markup
 
 from webui import guard
-from webui.api import changes, looks
-from webui.api.problems import Problem
-from webui.pages import cluster, jobs, roads, words
+from webui.core import changes, looks, words
+from webui.core.problems import Problem
+from webui.pages import cluster, jobs, roads
 
 pages = Blueprint("ask", __name__)
 

@@ -10,11 +10,12 @@ from flask import Blueprint, current_app, make_response, redirect, render_templa
 from jinja2_fragments.flask import render_block
 from markupsafe import escape
 
-from webui.api.problems import Problem
+from webui.core import overview, streams, words
+from webui.core.problems import Problem
 from webui.gateway import chat as gateway
 from webui.gateway.errors import Refused
 from webui.gateway.relay import HungUp
-from webui.pages import cluster, roads, streams, view, words
+from webui.pages import cluster, roads
 
 pages = Blueprint("chat", __name__)
 KEPT = 100  # conversations
@@ -174,7 +175,7 @@ def _context(found):
     asked = found.messages(found.turns[-1]) if found and found.turns else HELLO
     return {
         "conversation": found,
-        "serving": view.serving(cluster.now()),
+        "serving": overview.serving(cluster.now()),
         "turns": found.turns if found else [],
         "curl": roads.curl("v1/chat/completions", {"model": "default", "stream": True, "messages": asked}, stream=True),
         "limit": QUESTION,

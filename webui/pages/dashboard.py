@@ -6,7 +6,8 @@ import time
 from flask import Blueprint, current_app, redirect, render_template, request
 from jinja2_fragments.flask import render_block
 
-from webui.pages import cluster, menu, streams, view, words
+from webui.core import menu, overview, streams, words
+from webui.pages import cluster
 from webui.pages.progress import running_bar
 
 pages = Blueprint("dashboard", __name__)
@@ -39,10 +40,10 @@ def context(facts):
     now = time.time()
     return {
         "facts": facts,
-        "serving": view.serving(facts),
-        "notices": view.notices(facts, now),
+        "serving": overview.serving(facts),
+        "notices": overview.notices(facts, now),
         "running": [running_bar(job, facts, now) for job in facts.running],
-        "sparks": view.sparks(facts),
+        "sparks": overview.sparks(facts),
         "models": menu.rows(facts),
         "folders": [
             (spark["host"], row)

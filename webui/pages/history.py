@@ -6,9 +6,10 @@ from flask import Blueprint, Response, current_app, make_response, redirect, ren
 from jinja2_fragments.flask import render_block
 from markupsafe import escape
 
-from webui.api.problems import Problem
+from webui.core import streams, words
+from webui.core.problems import Problem
 from webui.jobs import JobView
-from webui.pages import cluster, jobs, progress, streams, words
+from webui.pages import cluster, jobs, progress
 
 pages = Blueprint("history", __name__)
 PAGE = 30

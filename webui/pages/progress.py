@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from webui.core import words
 from webui.jobs import JobView
-from webui.pages import words
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 OUTPUT = 400_000  # bytes of raw output a page shows; the file has it all

@@ -9,11 +9,12 @@ from flask import Blueprint, current_app, make_response, redirect, render_templa
 from jinja2_fragments.flask import render_block
 from markupsafe import Markup, escape
 
-from webui.api import collections as api
-from webui.api.problems import Problem
+from webui.core import collections as wanted
+from webui.core import words
+from webui.core.problems import Problem
 from webui.gateway import ingest, relay, store
 from webui.gateway.errors import Refused
-from webui.pages import roads, words
+from webui.pages import roads
 
 pages = Blueprint("search", __name__)
 UPLOAD = 512 << 20  # bytes; more goes with curl
@@ -39,29 +40,25 @@ def _context(name=None):
     told |= {"mode": request.args.get("mode") if request.args.get("mode") in MODES else None}
     told |= {"rerank": bool(request.args.get("rerank")), "reranks": False}
     try:
-        told["collections"] = [item for item in _engine().store().collections() if not item.get("foreign")]
+        told["collections"] = [item for item in wanted.engine().store().collections() if not item.get("foreign")]
         listed = {item["name"]: item for item in told["collections"]}
         if name and name not in listed:
             raise store.Missing(name[:80])
         told["chosen"] = listed.get(name) or next(iter(listed.values()), None)
         if told["chosen"]:
             name = told["chosen"]["name"]
-            told["ingests"] = [api.progress_of(note) for note in _engine().ingests.all(name)[:SHOWN]]
+            told["ingests"] = [wanted.progress_of(note) for note in wanted.engine().ingests.all(name)[:SHOWN]]
             told["reranks"] = _reranks()
             told["mode"] = told["mode"] or ("hybrid" if told["chosen"].get("sparse") else "dense")
             asked = {"query": told["query"] or "…", "mode": told["mode"]} | ({"rerank": True} if told["rerank"] else {})
             told["curl"] = roads.curl(f"api/collections/{name}/search", asked)
             told["upload"] = _upload_line(name)
             if told["query"]:
-                told["result"] = api.found(name, asked)
+                told["result"] = wanted.search(name, asked)
     except TROUBLE as error:
         told["trouble"] = _plainly(error)
     told["create"] = roads.curl("api/collections", {"name": "notes"})
     return told
-
-
-def _engine():
-    return current_app.extensions["search"]
 
 
 def _reranks():
@@ -98,7 +95,7 @@ def create():
     """Make a collection, and show it."""
     name = (request.form.get("name") or "").strip()
     try:
-        _engine().create(api.checked_name(name), **api.options({}))
+        wanted.engine().create(wanted.checked_name(name), **wanted.options({}))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     return _to(name)
@@ -108,7 +105,7 @@ def create():
 def ask_delete(name):
     """The question before a collection is deleted."""
     try:
-        found = _engine().store().collection(api.checked_name(name))
+        found = wanted.engine().store().collection(wanted.checked_name(name))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     line = roads.curl(f"api/collections/{name}?confirm={name}", method="DELETE")
@@ -121,7 +118,7 @@ def ask_delete(name):
 def delete(name):
     """Delete it."""
     try:
-        _engine().delete(api.checked_name(name))
+        wanted.engine().delete(wanted.checked_name(name))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     return _to()
@@ -151,13 +148,13 @@ def upload(name):
     # The second is what the parser holds at once, files on their way to a temporary file included.
     request.max_content_length, request.max_form_memory_size = UPLOAD, 1 << 20
     try:
-        api.checked_name(name)
-        settings = _engine().settings(name)
+        wanted.checked_name(name)
+        settings = wanted.engine().settings(name)
         files = [file for file in request.files.getlist("files") if file.filename]
         if not files:
             raise Problem(422, "Choose a file first.", errors=[{"field": "files", "message": "Expected files."}])
         pieces = [piece for file in files for piece in _pieces(file)]
-        _engine().ingests.add(settings, _flat(pieces), *api.chunk_sizes({}))
+        wanted.engine().ingests.add(settings, _flat(pieces), *wanted.chunk_sizes({}))
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     except OSError as error:
@@ -209,20 +206,20 @@ def ingests(name):
 @pages.post("/search/<name>/ingests/<key>/cancel")
 def cancel(name, key):
     """End an upload; what it has written stays."""
-    note = _engine().ingests.get(api.checked_name(name), key)
+    note = wanted.engine().ingests.get(wanted.checked_name(name), key)
     if note is None:
         raise Problem(404, "There is no such upload.")
-    _engine().ingests.cancel(note)
+    wanted.engine().ingests.cancel(note)
     return _ingests(name) if request.htmx else _to(name)
 
 
 @pages.post("/search/<name>/ingests/<key>/go-on")
 def go_on(name, key):
     """Have an upload go on that failed and has its lines."""
-    note = _engine().ingests.get(api.checked_name(name), key)
+    note = wanted.engine().ingests.get(wanted.checked_name(name), key)
     if note is None:
         raise Problem(404, "There is no such upload.")
-    _engine().ingests.go_on(note)
+    wanted.engine().ingests.go_on(note)
     return _ingests(name) if request.htmx else _to(name)
 
 

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 from flask import Blueprint, redirect, render_template, request
 
 from webui import guard
-from webui.api import changes, looks, wishes
-from webui.api.problems import Problem
-from webui.pages import cluster, jobs, words
+from webui.core import changes, looks, wishes, words
+from webui.core.problems import Problem, wrong_field
+from webui.pages import cluster, jobs
 from webui.pages.ask import ask, go
 
 pages = Blueprint("setup", __name__)
@@ -96,7 +96,7 @@ def _recipe(given):
         raise Problem(409, "That suggestion is not there any more. Open Set up again.")
     name = (given.get("name") or "").strip()
     if not words.NAME.fullmatch(name):
-        raise wishes.wrong("name", "Expected letters, digits, dots, dashes and underscores.")
+        raise wrong_field("name", "Expected letters, digits, dots, dashes and underscores.")
     recipe = copy.deepcopy(found["recipe"])
     title = (given.get("title") or "").strip()
     if title and title.isprintable() and len(title) <= 80:
@@ -127,9 +127,9 @@ def _value(text, before, flag):
     text = text.strip()
     if isinstance(before, bool | str):
         if not text.isprintable() or len(text) > 200:
-            raise wishes.wrong(flag, "Expected a short text.")
+            raise wrong_field(flag, "Expected a short text.")
         return text
     try:
         return type(before)(text.replace(",", ""))
     except ValueError:
-        raise wishes.wrong(flag, "Expected a number.") from None
+        raise wrong_field(flag, "Expected a number.") from None

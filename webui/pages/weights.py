@@ -4,8 +4,8 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, request
 
-from webui.api import changes, wishes
-from webui.pages import cluster, words
+from webui.core import changes, wishes, words
+from webui.pages import cluster
 from webui.pages.ask import ask, go
 
 pages = Blueprint("weights", __name__)

@@ -18,6 +18,11 @@ class Problem(Exception):
         self.headers, self.more = headers or {}, more
 
 
+def wrong_field(field, message, status=422, **more):
+    """A Problem that names the field of the request that is wrong."""
+    return Problem(status, f"{field}: {message}", errors=[{"field": field, "message": message}], **more)
+
+
 def wants_json():
     """True for addresses that programs call, and for callers that ask for JSON rather than a page."""
     if (
@@ -97,7 +102,7 @@ def typed(data, field, kind, default=None, *, check=None, message=""):
         value = int(value)  # JSON has one kind of number: 5.0 is 5
     wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
     if wrong or (check and not check(value)):
-        raise Problem(422, f"{field}: {message}", errors=[{"field": field, "message": message}])
+        raise wrong_field(field, message)
     return value
 
 

@@ -5,9 +5,9 @@ import time
 
 from flask import current_app
 
-from webui.api.problems import Problem
+from webui.core import words
+from webui.core.problems import Problem
 from webui.jobs import InvalidVariables, JobRunning, UnknownOperation
-from webui.pages import words
 
 CHANGES = ("swap", "stop_model")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from webui.pages import words
+from webui.core import words
 
 STALE = 600  # seconds after which facts about the Sparks are called old
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from webui.cluster import Inventory
-from webui.pages import view
+from webui.core import overview
 from webui.watch import Facts, Live
 
 
@@ -43,12 +43,12 @@ def facts(operation=None, answers=False, **variables) -> Facts:
     ids=["silent", "well", "not yet stopped", "between two models", "being stopped", "another job"],
 )
 def test_the_biggest_sentence(known, lead, title):
-    told = view.serving(known)
+    told = overview.serving(known)
     assert (told.lead, told.title) == (lead, title)
 
 
 def test_between_two_models_none_is_marked_as_serving_and_nothing_is_wrong():
     known = facts("swap", model="gemma")
-    assert view.serving(known).details == ("in place of Qwen",)
-    assert view.served_title(known) == (None, None)
-    assert [notice.state for notice in view.notices(known, 3.0)] == ["good"]
+    assert overview.serving(known).details == ("in place of Qwen",)
+    assert overview.served_title(known) == (None, None)
+    assert [notice.state for notice in overview.notices(known, 3.0)] == ["good"]

@@ -4,22 +4,17 @@ import re
 
 from flask import current_app
 
-from webui.api.problems import Problem
-from webui.pages import words
+from webui.core import words
+from webui.core.problems import Problem, wrong_field
 
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
-def wrong(field, message, status=422, **more):
-    """A Problem that names a field."""
-    return Problem(status, f"{field}: {message}", errors=[{"field": field, "message": message}], **more)
-
-
 def repo(value, field="repo"):
     """A Hub repo, `org/name`. Raises Problem 422."""
     if not isinstance(value, str) or not REPO.fullmatch(value) or ".." in value or "--" in value:
-        raise wrong(field, "Expected a repo of the Hugging Face Hub, as org/name.")
+        raise wrong_field(field, "Expected a repo of the Hugging Face Hub, as org/name.")
     return value
 
 
@@ -30,7 +25,7 @@ def on_disk(name, field="repo"):
     facts = _facts()
     cards = [card for card in facts.models if card["name"] == name and card["hosts"]]
     if not cards:
-        raise wrong(field, f"{name[:200]} is on no Spark's disk.", 404)
+        raise wrong_field(field, f"{name[:200]} is on no Spark's disk.", 404)
     return cards
 
 
@@ -40,10 +35,10 @@ def hosts(value, field="hosts", among=None):
         return None
     known = [host.name for host in current_app.extensions["cluster"].inventory().sparks]
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise wrong(field, "Expected a list of names of Sparks.")
+        raise wrong_field(field, "Expected a list of names of Sparks.")
     strange = [name for name in value if name not in (known if among is None else among)]
     if strange:
-        raise wrong(field, f"There is no Spark named {strange[0][:80]!r}; there {_are(known)}.")
+        raise wrong_field(field, f"There is no Spark named {strange[0][:80]!r}; there {_are(known)}.")
     return list(dict.fromkeys(value))
 
 
@@ -56,18 +51,19 @@ def deletion(data):
     """{repo | path, hosts?} -> the variables of delete_weights. Raises Problem 4xx with the field."""
     given = [field for field in ("repo", "path") if data.get(field) is not None]
     if len(given) != 1:
-        raise wrong(given[0] if given else "repo", "Expected either repo or path.")
+        raise wrong_field(given[0] if given else "repo", "Expected either repo or path.")
     field = given[0]
     name = data[field]
     if (field == "path") != (isinstance(name, str) and name.startswith("/")):
-        raise wrong(field, "Expected org/name as repo, or the absolute folder of a local model as path.")
+        raise wrong_field(field, "Expected org/name as repo, or the absolute folder of a local model as path.")
     cards = on_disk(name, field)
     chosen = hosts(data.get("hosts"))
     serving = _facts().serving or {}
     if serving.get("model") in [card["recipe"] for card in cards if card["recipe"]] or serving.get("repo") == name:
-        raise wrong(field, f"{serving.get('title') or name} is serving; stop it or swap to another model first.", 409)
+        title = serving.get("title") or name
+        raise wrong_field(field, f"{title} is serving; stop it or swap to another model first.", 409)
     if any(row["state"] == "downloading" for card in cards for row in card["hosts"].values()):
-        raise wrong(field, f"{name} is being downloaded; cancel that first.", 409)
+        raise wrong_field(field, f"{name} is being downloaded; cancel that first.", 409)
     return {field: name} | ({"hosts": chosen} if chosen else {})
 
 
@@ -77,7 +73,7 @@ def download(data):
     revision = data.get("revision")
     if revision is not None:
         if not isinstance(revision, str) or not REVISION.fullmatch(revision) or ".." in revision:
-            raise wrong("revision", "Expected a branch, tag or commit.")
+            raise wrong_field("revision", "Expected a branch, tag or commit.")
         found["revision"] = revision
     if (to := host(data.get("host"))) is not None:
         found["host"] = to
@@ -92,16 +88,16 @@ def copy(data):
     cards = on_disk(found["repo"])
     whole = sorted({name for card in cards for name in card["complete"]})
     if not whole:
-        raise wrong("repo", f"{found['repo']} is whole on no Spark.", 409)
+        raise wrong_field("repo", f"{found['repo']} is whole on no Spark.", 409)
     if (source := host(data.get("source"), "source")) is not None:
         if source not in whole:
-            raise wrong("source", f"{found['repo']} is not whole on {source}.", 409)
+            raise wrong_field("source", f"{found['repo']} is not whole on {source}.", 409)
         found["source"] = source
     if (to := hosts(data.get("to"), "to")) is not None:
         found["to"] = to
     if (verify := data.get("verify")) is not None:
         if verify not in ("size", "hash"):
-            raise wrong("verify", "Expected size or hash.")
+            raise wrong_field("verify", "Expected size or hash.")
         found["verify"] = verify
     return found
 
@@ -110,7 +106,7 @@ def suggestion(name, nodes=None):
     """The variables of suggest_recipe. Raises Problem 4xx with the field."""
     on_disk(name)
     if nodes not in (None, 1, 2, 4, 8):
-        raise wrong("nodes", "Expected 1, 2, 4 or 8.")
+        raise wrong_field("nodes", "Expected 1, 2, 4 or 8.")
     return {"model": name} | ({"nodes": nodes} if nodes else {})
 
 
@@ -118,9 +114,9 @@ def recipe(data):
     """{model, recipe} -> the variables of save_recipe. Raises Problem 422 with the field."""
     name, fields = data.get("model"), data.get("recipe")
     if not isinstance(name, str) or not words.NAME.fullmatch(name):
-        raise wrong("model", "Expected letters, digits, dots, dashes and underscores.")
+        raise wrong_field("model", "Expected letters, digits, dots, dashes and underscores.")
     if not isinstance(fields, dict):
-        raise wrong("recipe", "Expected an object with the recipe's fields.")
+        raise wrong_field("recipe", "Expected an object with the recipe's fields.")
     return {"model": name, "recipe": fields}
 
 

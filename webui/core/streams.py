@@ -5,8 +5,8 @@ import threading
 
 from flask import Response, current_app, request, stream_with_context
 
-from webui.api.problems import Problem
 from webui.caller import CALLER
+from webui.core.problems import Problem
 
 HEARTBEAT = 15.0
 

@@ -7,7 +7,7 @@ import re
 import uuid
 from datetime import datetime
 
-from webui.api.problems import Problem
+from webui.core.problems import wrong_field
 from webui.gateway import ingest
 
 # A step of a key is a name, in quotes where a dot or a bracket is part of it; [] behind it is each item of a list.
@@ -36,7 +36,7 @@ def checked(given):
 
 
 def _refuse(text):
-    return Problem(422, f"filter: {text}", errors=[{"field": "filter", "message": text}])
+    return wrong_field("filter", text)
 
 
 def _members(given, names, text):

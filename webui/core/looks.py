@@ -8,8 +8,8 @@ import time
 from flask import current_app
 
 from webui import guard
-from webui.api import changes
-from webui.api.problems import Problem
+from webui.core import changes
+from webui.core.problems import Problem
 
 AT_ONCE = 4  # runs
 REUSE = 20  # seconds for which a finished preview still tells the truth

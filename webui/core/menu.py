@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from webui.pages import words
-from webui.pages.view import served_title
+from webui.core import words
+from webui.core.overview import served_title
 
 
 @dataclass(frozen=True)

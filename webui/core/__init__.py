@@ -1,0 +1,1 @@
+"""What the pages and the JSON twin have in common: wishes and changes, looks, problems, words, and facts as rows."""
