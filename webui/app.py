@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from webui import guard
 from webui.core import problems, words
 from webui.core.problems import Problem
-from webui.jobs import JobStore
+from webui.jobs import JobStore, project_folder, state_folder
 from webui.watch import Cluster
 
 log = logging.getLogger("spark-control")
@@ -25,17 +25,16 @@ HTMX = {"htmx.js": "htmx-2.min.js", "sse.js": "ext/hx-sse-2.min.js"}
 def create_app(config=None):
     """The Flask app.
 
-    config (all optional, environment in brackets): STATE_DIR [SPARK_CONTROL_STATE, var/], PROJECT_DIR (this
-    repository), INVENTORY [ANSIBLE_INVENTORY], HOSTS [SPARK_CONTROL_HOSTS, comma-separated names that the page is
-    reached by], ORIGINS [SPARK_CONTROL_ORIGINS, comma-separated sites whose pages may use the gateway], TOKEN_FILE
-    [SPARK_CONTROL_TOKEN_FILE], STREAM_LIMIT, LOOKS (False: no probe.yml, for a gateway alone).
+    config (all optional, environment in brackets): STATE_DIR [SPARK_CONTROL_STATE, var/], PROJECT_DIR
+    [SPARK_CONTROL_PROJECT, this repository], INVENTORY [ANSIBLE_INVENTORY], HOSTS [SPARK_CONTROL_HOSTS, comma-separated
+    names that the page is reached by], ORIGINS [SPARK_CONTROL_ORIGINS, comma-separated sites whose pages may use the
+    gateway], TOKEN_FILE [SPARK_CONTROL_TOKEN_FILE], STREAM_LIMIT, LOOKS (False: no probe.yml, for a gateway alone).
     Nothing runs in the background until app.extensions["cluster"].start() or the first open stream.
     """
     app = Flask(__name__, static_folder=None)
-    project = Path(__file__).resolve().parent.parent
     app.config.update(
-        PROJECT_DIR=project,
-        STATE_DIR=os.environ.get("SPARK_CONTROL_STATE") or project / "var",
+        PROJECT_DIR=project_folder(),
+        STATE_DIR=state_folder(),
         INVENTORY=os.environ.get("ANSIBLE_INVENTORY"),
         **guard.from_environment(),
         STREAM_LIMIT=128,

@@ -23,9 +23,7 @@ class CallbackModule(Default):
 
     def v2_runner_retry(self, result):
         """One stretch of a wait is over: say its message where it has one."""
-        # ansible-core 2.19 made these public; the private names are 2.18's and go away.
-        res = getattr(result, "result", None) or result._result
-        host = getattr(result, "host", None) or result._host
+        res, host = result.result, result.host
         if "phase" in res and "message" in res:
             self._display.display(f"  {host.get_name()}: {res['message']}", color="bright blue")
         else:

@@ -32,7 +32,6 @@ class Serving:
     details: tuple = ()
     since: float | None = None
     state: str = "plain"
-    can_stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,6 @@ def serving(facts):
         tuple(details),
         (known or {}).get("since"),
         state,
-        can_stop=bool(known),
     )
 
 

@@ -3,6 +3,8 @@
 from flask import Response, current_app, json, render_template, request
 from werkzeug.http import HTTP_STATUS_CODES
 
+from webui.core import fragments
+
 TITLES = {413: "Too much data", 415: "Wrong content type", 422: "A field is wrong", 423: "The GPUs are reserved"}
 
 
@@ -44,7 +46,7 @@ def respond(problem):
         body |= problem.more | as_cohere(request.path, problem.detail)
         response = Response(json.dumps(body) + "\n", problem.status, mimetype="application/problem+json")
     else:
-        fragment = _is_fragment()
+        fragment = fragments.asked()
         html = render_template("error.html", title=title, problem=problem, fragment=fragment)
         response = Response(html, problem.status, mimetype="text/html")
         if fragment:  # wherever the answer was to go, a refusal is a dialog of its own
@@ -56,11 +58,6 @@ def respond(problem):
 def as_cohere(path, text):
     """What an error has beside problem details where Cohere's clients ask: {"message"}, as its API has it."""
     return {"message": text} if path.startswith("/v2/") else {}
-
-
-def _is_fragment():
-    htmx = getattr(request, "htmx", None)
-    return bool(htmx) and not htmx.history_restore_request
 
 
 def fields(data, allowed, required=()):

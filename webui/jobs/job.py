@@ -137,14 +137,6 @@ class Job:
         """Who asked for its end, if anybody did."""
         return (read_json(self.dir / "cancel") or {}).get("by")
 
-    def output(self) -> str:
-        """What ansible-playbook printed, whole."""
-        parts = []
-        for ident in ("run", "tidy"):
-            with contextlib.suppress(OSError):
-                parts.append((self.dir / "artifacts" / ident / "stdout").read_text(errors="replace"))
-        return "\n".join(parts)
-
     def events(self, after: int = 0) -> list[dict]:
         """The events above the counter `after`, in order (shape: events.py)."""
         return list(events.read(self.dir, after))

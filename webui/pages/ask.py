@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
-from flask import Blueprint, make_response, redirect, render_template, request
+from flask import Blueprint, render_template, request
 from markupsafe import Markup
 
 from webui import guard
-from webui.core import changes, looks, words
+from webui.core import changes, fragments, looks, words
 from webui.core.problems import Problem
 from webui.pages import cluster, jobs, roads
 
@@ -159,13 +159,9 @@ def _preview(operation, variables, check):
 
 
 def _show(question):
-    return render_template("ask.html", question=question, fragment=bool(request.htmx) and not request.htmx.boosted)
+    return render_template("ask.html", question=question, fragment=fragments.asked())
 
 
 def go(job):
     """To the job that was started."""
-    if request.htmx:
-        response = make_response("", 204)
-        response.headers["HX-Redirect"] = f"/jobs/{job.id}"
-        return response
-    return redirect(f"/jobs/{job.id}", 303)
+    return fragments.lead(f"/jobs/{job.id}")

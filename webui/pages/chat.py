@@ -10,7 +10,7 @@ from flask import Blueprint, current_app, make_response, redirect, render_templa
 from jinja2_fragments.flask import render_block
 from markupsafe import escape
 
-from webui.core import overview, streams, words
+from webui.core import fragments, overview, streams, words
 from webui.core.problems import Problem
 from webui.gateway import chat as gateway
 from webui.gateway.errors import Refused
@@ -211,7 +211,7 @@ def stop(key, number):
 
 def _shown(found, turn, fresh=False):
     """With htmx the turn, which fetches its answer itself; without, the page, once the answer is there."""
-    if request.htmx:
+    if fragments.asked():
         response = make_response(render_block("chat.html", "turn", turn=turn, fresh=fresh, **_context(found)))
         if fresh:
             response.headers["HX-Push-Url"] = f"/chat/{found.id}"

@@ -3,10 +3,10 @@
 import threading
 import time
 
-from flask import Blueprint, current_app, redirect, render_template, request
+from flask import Blueprint, current_app, redirect, render_template
 from jinja2_fragments.flask import render_block
 
-from webui.core import menu, overview, streams, words
+from webui.core import fragments, menu, overview, streams, words
 from webui.pages import cluster
 from webui.pages.progress import running_bar
 
@@ -30,7 +30,7 @@ def events():
 def look():
     """Look at the Sparks again."""
     cluster.look()
-    if request.htmx:
+    if fragments.asked():
         return "", 204
     return redirect("/", 303)
 

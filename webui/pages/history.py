@@ -2,11 +2,11 @@
 
 import time
 
-from flask import Blueprint, Response, current_app, make_response, redirect, render_template, request
+from flask import Blueprint, Response, current_app, render_template, request
 from jinja2_fragments.flask import render_block
 from markupsafe import escape
 
-from webui.core import streams, words
+from webui.core import fragments, streams, words
 from webui.core.problems import Problem
 from webui.jobs import JobView
 from webui.pages import cluster, jobs, progress
@@ -102,7 +102,7 @@ def output(job_id):
     text, cut = progress.raw_output(find(job_id))
     if cut:
         text = "(only the end is shown; the job's folder has it all)\n" + text
-    if request.htmx:
+    if fragments.asked():
         return Response(escape(text or "Nothing was printed yet."), mimetype="text/html")
     return Response(text, mimetype="text/plain")
 
@@ -113,7 +113,7 @@ def ask_cancel(job_id):
     found = find(job_id)
     values = _context(found)
     text = progress.CANCEL.get(found.operation, "The run ends within about ten seconds. What it has done stays done.")
-    return render_template("cancel.html", text=text, fragment=bool(request.htmx), **values)
+    return render_template("cancel.html", text=text, fragment=fragments.asked(), **values)
 
 
 @pages.post("/jobs/<job_id>/cancel")
@@ -121,8 +121,4 @@ def cancel(job_id):
     """Cancel the job and go back to its page."""
     found = find(job_id)
     jobs.cancel(found.id)
-    if request.htmx:
-        response = make_response("", 204)
-        response.headers["HX-Redirect"] = f"/jobs/{found.id}"
-        return response
-    return redirect(f"/jobs/{found.id}", 303)
+    return fragments.lead(f"/jobs/{found.id}")

@@ -5,12 +5,12 @@ import re
 import zlib
 from urllib.parse import urlencode
 
-from flask import Blueprint, current_app, make_response, redirect, render_template, request
+from flask import Blueprint, current_app, render_template, request
 from jinja2_fragments.flask import render_block
 from markupsafe import Markup, escape
 
 from webui.core import collections as wanted
-from webui.core import words
+from webui.core import fragments, words
 from webui.core.problems import Problem
 from webui.gateway import ingest, relay, store
 from webui.gateway.errors import Refused
@@ -28,7 +28,7 @@ TROUBLE = (Problem, Refused, store.Missing, store.Exists, store.Wrong, store.Una
 def index():
     """?collection=NAME [&q=…&mode=…&rerank=1]: the page, or with htmx what was found."""
     context = _context(request.args.get("collection"))
-    if request.htmx and request.headers.get("HX-Target") == "found":
+    if fragments.asked() and request.headers.get("HX-Target") == "found":
         return render_block("search.html", "found", **context)
     return render_template("search.html", **context)
 
@@ -109,9 +109,7 @@ def ask_delete(name):
     except TROUBLE as error:
         raise Problem(_status(error), _plainly(error)) from error
     line = roads.curl(f"api/collections/{name}?confirm={name}", method="DELETE")
-    return render_template(
-        "forget.html", collection=found, curl=line, fragment=bool(request.htmx) and not request.htmx.boosted
-    )
+    return render_template("forget.html", collection=found, curl=line, fragment=fragments.asked())
 
 
 @pages.post("/search/<name>/delete")
@@ -131,11 +129,7 @@ def _status(error):
 
 def _to(name=None):
     address = f"/search?{urlencode({'collection': name})}" if name else "/search"
-    if request.htmx:
-        response = make_response("", 204)
-        response.headers["HX-Redirect"] = address
-        return response
-    return redirect(address, 303)
+    return fragments.lead(address)
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
@@ -159,7 +153,7 @@ def upload(name):
         raise Problem(_status(error), _plainly(error)) from error
     except OSError as error:
         raise Problem(507, f"The files cannot be kept in the state folder: {error.strerror}.") from error
-    return _ingests(name) if request.htmx else _to(name)
+    return _ingests(name) if fragments.asked() else _to(name)
 
 
 def _pieces(file):
@@ -200,7 +194,7 @@ def document_id(name):
 @pages.get("/search/<name>/ingests")
 def ingests(name):
     """How far the uploads are."""
-    return _ingests(name) if request.htmx else _to(name)
+    return _ingests(name) if fragments.asked() else _to(name)
 
 
 @pages.post("/search/<name>/ingests/<key>/cancel")
@@ -210,7 +204,7 @@ def cancel(name, key):
     if note is None:
         raise Problem(404, "There is no such upload.")
     wanted.engine().ingests.cancel(note)
-    return _ingests(name) if request.htmx else _to(name)
+    return _ingests(name) if fragments.asked() else _to(name)
 
 
 @pages.post("/search/<name>/ingests/<key>/go-on")
@@ -220,7 +214,7 @@ def go_on(name, key):
     if note is None:
         raise Problem(404, "There is no such upload.")
     wanted.engine().ingests.go_on(note)
-    return _ingests(name) if request.htmx else _to(name)
+    return _ingests(name) if fragments.asked() else _to(name)
 
 
 def _ingests(name):
