@@ -58,7 +58,7 @@ lab-down: $(VENV)/ready-test
 
 lab-test: $(VENV)/ready-test
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m lab tests/lab $(PYTEST_ARGS)
-	@CHAOS_FIRST=10 CHAOS_ROUNDS=20 $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
+	@CHAOS_FIRST=10 CHAOS_ROUNDS=42 $(VENV)/bin/python -m pytest -n 2 tests/chaos $(PYTEST_ARGS)
 
 # Every role's scenario; for one of them: cd roles/<role> && molecule test
 molecule: $(VENV)/ready-test

@@ -9,11 +9,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: spark_options
-short_description: Refuse an extra variable that is nearly an option
+short_description: Look at the options before anything else
 description:
   - Ansible takes any extra variable, so C(-e forse=true) would be passed over in silence. This fails where one is very
     like an option of the role's entry point and is none.
   - Others are left alone, because whoever starts a playbook may add some of their own.
+  - Then it validates the values, as Ansible does before a role's tasks; a playbook that begins with this sets
+    C(rolespec_validate) to false for its role.
 attributes:
   check_mode: {support: full, description: It only reads.}
   diff_mode: {support: none, description: It changes nothing.}
@@ -34,7 +36,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: Which variable is no option, and which was meant.
+  description: Which variable is no option, and which was meant; or what is wrong with which option.
   returned: failure
   type: str
   sample: There is no option forse; did you mean force?

@@ -283,7 +283,7 @@ def test_what_the_launcher_would_refuse_is_told_before_anything_stops(cluster):
     assert cluster.models() == ["demo-small"]
     misspelt = cluster.swap("demo-pair", forse="true")
     assert misspelt.code != 0
-    assert "There is no option forse; did you mean force?" in misspelt.output.splitlines()[-1]
+    assert misspelt.output.splitlines()[-1] == "swap did not start: There is no option forse; did you mean force?"
 
 
 MOD = """
