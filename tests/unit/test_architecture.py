@@ -17,7 +17,8 @@ NO_CODE = {"static", "templates"}  # they go with the pages
 
 def folders(place: str) -> set[str]:
     """The folders in a place that git knows."""
-    listed = subprocess.run(["git", "ls-files", place or "."], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    command = ["git", "ls-files", place or "."]
+    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     below = [path.removeprefix(place).strip("/") for path in listed.splitlines()]
     return {path.split("/")[0] for path in below if "/" in path and not path.startswith(".")}
 
