@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.spark.control.plugins.module_utils import (
+    spark_docker,
     spark_launcher,
     spark_lease,
     spark_measured,
@@ -114,12 +115,7 @@ def is_up(plan: dict, now: dict, sparks: dict, holders: list[str]) -> bool:
     nodes = [node["host"] for node in plan["nodes"]]
     if now["digest"] != plan["digest"] or sorted(holders) != sorted(nodes):
         return False
-    containers = {host: sparks[host]["container"] for host in nodes}
-    return all(
-        container["labels"].get(spark_report.LABEL_DIGEST) == plan["digest"]
-        and container["image_id"] == sparks[host]["images"].get(plan["image"])
-        for host, container in containers.items()
-    )
+    return all(spark_docker.is_of(plan, sparks[host]["container"], sparks[host]["images"]) for host in nodes)
 
 
 def unreachable(seen: dict, wanted: set[str]) -> list[dict]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 LABEL_DIGEST = "spark-control.digest"
@@ -70,6 +71,13 @@ def image(name: str) -> dict | None:
     told["RootFS"] = found.get("RootFS")
     content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return {"id": found["Id"], "content": f"sha256:{content}"}
+
+
+def is_of(plan: Mapping, container: Mapping | None, images: Mapping) -> bool:
+    """Whether a container was started by this very plan, from the image that has its name today ({name: id})."""
+    made = container or {}
+    from_plan = made.get("labels", {}).get(LABEL_DIGEST) == plan["digest"]
+    return from_plan and made["image_id"] == images.get(plan["image"])
 
 
 def processes(name: str) -> list[dict]:

@@ -173,12 +173,8 @@ def rehearse(wanted: dict, launcher: Future, docker: Future, vllm: Future) -> di
 
 def serves(plan: dict, seen: dict, vllm: dict | None) -> bool:
     """Whether this host's container is the plan's, from today's image, and answers to its name."""
-    container = seen["container"] or {}
-    return (
-        container.get("labels", {}).get(spark_docker.LABEL_DIGEST) == plan["digest"]
-        and container["image_id"] == seen["images"].get(plan["image"])
-        and plan["served_name"] in (vllm or {}).get("models", [])
-    )
+    ours = spark_docker.is_of(plan, seen["container"], seen["images"])
+    return ours and plan["served_name"] in (vllm or {}).get("models", [])
 
 
 def look_at_disks(wanted: dict) -> dict:

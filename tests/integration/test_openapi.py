@@ -88,16 +88,15 @@ def lines(_context, text):
 @pytest.fixture(scope="module")
 def server(shared_server):
     """A server in front of the demo: a model serves, and there are two collections, one with documents."""
-    made = shared_server
-    wait_for(lambda: made.ask("GET", "/api/models")[1]["at"], what="the first look")
-    swap = made.ask("POST", "/api/swap", {"model": "demo-small"})[1]["job_id"]
-    assert made.ended(swap)["status"] == "successful"
+    wait_for(lambda: shared_server.ask("GET", "/api/models")[1]["at"], what="the first look")
+    swap = shared_server.ask("POST", "/api/swap", {"model": "demo-small"})[1]["job_id"]
+    assert shared_server.ended(swap)["status"] == "successful"
     for name in ("notes", "old"):
-        assert made.ask("PUT", f"/api/collections/{name}", {})[0] == 201
-    assert made.ask("PUT", "/api/collections/notes/documents", {"documents": DOCUMENTS})[0] == 200
-    yield made
-    for job in made.ask("GET", "/api/jobs?limit=200")[1]["jobs"]:
-        made.ended(job["job_id"])
+        assert shared_server.ask("PUT", f"/api/collections/{name}", {})[0] == 201
+    assert shared_server.ask("PUT", "/api/collections/notes/documents", {"documents": DOCUMENTS})[0] == 200
+    yield shared_server
+    for job in shared_server.ask("GET", "/api/jobs?limit=200")[1]["jobs"]:
+        shared_server.ended(job["job_id"])
 
 
 @pytest.fixture
